@@ -1,0 +1,1 @@
+"""Make claims about language-model inference refutable, localisable and trustworthy."""

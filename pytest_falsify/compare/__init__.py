@@ -1,0 +1,1 @@
+"""Statistics of pairs of tensors. Pure: values in, values out."""

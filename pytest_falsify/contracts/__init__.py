@@ -1,0 +1,1 @@
+"""YAML contracts read into frozen objects."""

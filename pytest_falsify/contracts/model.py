@@ -1,0 +1,152 @@
+"""What a contract says, as frozen objects. Every object knows the line it was read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Level(Enum):
+    """How close to the served system a target is."""
+
+    ALGORITHM = "algorithm"
+    LIVE = "live"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a claim is tried.
+
+    Attributes:
+        model: a folder relative to the contract, or a name in a model hub.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
+        provide: the command that makes or fetches the model when it is absent.
+    """
+
+    name: str
+    model: str
+    line: int
+    revision: str | None = None
+    device: str = "cpu"
+    level: Level = Level.ALGORITHM
+    memory: str | None = None
+    provide: str | None = None
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureSpec:
+    """How one capture is made: an engine and its options (dtype, attention, ...)."""
+
+    name: str
+    engine: str
+    line: int
+    options: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What the model is fed: exactly one of text, token ids, or a file of text."""
+
+    name: str
+    line: int
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSpec:
+    """The executable part of a falsifier: a kind and its parameters."""
+
+    kind: str
+    line: int
+    parameters: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equation:
+    """One equation of a contract, with the invariants that a falsifier can bind to."""
+
+    name: str
+    line: int
+    formula: str | None = None
+    invariants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obligation:
+    """One proof obligation as the field writes them (``proof_obligations``)."""
+
+    line: int
+    id: str | None = None
+    kind: str | None = None
+    property: str | None = None
+    formal: str | None = None
+    tolerance: float | str | None = None
+    extra: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Falsifier:
+    """One entry of ``falsification_tests``.
+
+    Attributes:
+        targets: the names of the targets it is tried on; empty means all of the contract's.
+        require: the status that the gate demands, or None for the gate's default.
+        claimed_status: a status typed by hand, which only lint looks at.
+        extra: every key that has no field of its own, kept as it was written.
+    """
+
+    id: str
+    line: int
+    rule: str = ""
+    prediction: str = ""
+    if_fails: str = ""
+    test: str | None = None
+    binds_to: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    require: str | None = None
+    check: CheckSpec | None = None
+    claimed_status: str | None = None
+    discharge: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = EMPTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """One YAML file that declares falsifiers."""
+
+    path: Path
+    id: str
+    version: str | None = None
+    description: str = ""
+    claimed_status: str | None = None
+    require: str | None = None
+    markers: tuple[str, ...] = ()
+    equations: tuple[Equation, ...] = ()
+    obligations: tuple[Obligation, ...] = ()
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    captures: Mapping[str, CaptureSpec] = field(default_factory=dict)
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    falsifiers: tuple[Falsifier, ...] = ()
+    extra: Mapping[str, Any] = EMPTY
+
+    def targets_of(self, falsifier: Falsifier) -> tuple[Target, ...]:
+        """Return the targets that a falsifier is tried on, in the order of the contract."""
+        if falsifier.check is None:
+            return ()
+        names = falsifier.targets or tuple(self.targets)
+        return tuple(self.targets[name] for name in names)
+
+    def falsifier(self, id: str) -> Falsifier | None:  # noqa: A002 - the field's own word
+        """Return the falsifier with an id, or None."""
+        return next((each for each in self.falsifiers if each.id == id), None)

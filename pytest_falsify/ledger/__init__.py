@@ -1,0 +1,1 @@
+"""The evidence and the status of all falsifiers."""

@@ -1,0 +1,1 @@
+"""The named points of a forward pass."""
