@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import digest
@@ -110,6 +110,22 @@ class Capture:
     logits: tuple[np.ndarray[Any, Any], ...]
     continuation: tuple[int, ...] = ()
     missing: tuple[Site, ...] = field(default=())
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that its tensors and logits take."""
+        arrays = [each.array for each in self.tensors.values()]
+        return sum(array.nbytes for array in (*arrays, *self.logits))
+
+    def restricted(self, plan: Plan, layer_count: int) -> Capture:
+        """Return the part of this capture that a smaller plan asks for."""
+        wanted = set(plan.sites(layer_count))
+        return replace(
+            self,
+            plan=plan,
+            tensors={site: each for site, each in self.tensors.items() if site in wanted},
+            missing=tuple(site for site in self.missing if site in wanted),
+        )
 
 
 def _spans(positions: tuple[int, ...]) -> str:

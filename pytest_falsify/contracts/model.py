@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Level(Enum):
@@ -49,7 +46,7 @@ class CaptureSpec:
     name: str
     engine: str
     line: int
-    options: Mapping[str, Any] = EMPTY
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,7 @@ class CheckSpec:
 
     kind: str
     line: int
-    parameters: Mapping[str, Any] = EMPTY
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +89,7 @@ class Obligation:
     property: str | None = None
     formal: str | None = None
     tolerance: float | str | None = None
-    extra: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +114,8 @@ class Falsifier:
     require: str | None = None
     check: CheckSpec | None = None
     claimed_status: str | None = None
-    discharge: Mapping[str, Any] = EMPTY
-    extra: Mapping[str, Any] = EMPTY
+    discharge: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +135,7 @@ class Contract:
     captures: Mapping[str, CaptureSpec] = field(default_factory=dict)
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     falsifiers: tuple[Falsifier, ...] = ()
-    extra: Mapping[str, Any] = EMPTY
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def targets_of(self, falsifier: Falsifier) -> tuple[Target, ...]:
         """Return the targets that a falsifier is tried on, in the order of the contract."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Sink(Protocol):
     """What receives the tensors of a run, one site at a time, in the order they come to be."""
 
-    def __call__(self, site: Site, tensor: CapturedTensor) -> None:
+    def __call__(self, site: Site, tensor: CapturedTensor, /) -> None:
         """Take one tensor. It may be kept: the engine does not write to it again."""
 
 
@@ -40,7 +40,13 @@ class Answer:
 class Session(Protocol):
     """One loaded model on one device."""
 
-    layer_count: int
+    @property
+    def layer_count(self) -> int:
+        """The number of decoder layers."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The canonical stages that it can show, in execution order."""
 
     def identity(self) -> Identity:
         """Return what runs here."""

@@ -1,0 +1,1 @@
+"""pytest's hooks. Nothing heavy is imported before `--falsify` asks for it."""

@@ -1,0 +1,126 @@
+"""A model's files: found, proven whole, and digested. No framework is needed for that."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pytest_falsify.canonical import digest
+from pytest_falsify.errors import Blocked, CaptureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_falsify.contracts.model import Target
+
+_BLOCK = 1 << 20
+
+
+def is_path(model: str) -> bool:
+    """Tell a folder from a name in a model hub: a path begins with a dot or a slash."""
+    return model.startswith((".", "/", "~"))
+
+
+def model_folder(target: Target, root: Path) -> Path:
+    """Return the folder of a target's model.
+
+    Args:
+        target: the target.
+        root: the folder that a relative path starts from: the contract's.
+
+    Raises:
+        Blocked: when the model is absent and the target says what would provide it, or when it
+            is a hub's name that is not in the local cache.
+        CaptureError: when a folder is named that is not there.
+    """
+    if not is_path(target.model):
+        return _hub_folder(target)
+    from pathlib import Path
+
+    folder = (root / Path(target.model).expanduser()).resolve()
+    if (folder / "config.json").is_file():
+        return folder
+    what = f"target `{target.name}`: there is no model at {target.model}"
+    if target.provide:
+        raise Blocked(what, remedy=target.provide)
+    raise CaptureError(
+        what,
+        expected="a folder with config.json and *.safetensors, relative to the contract",
+        remedy="mend `model:`, or add `provide: <the command that makes it>` to the target",
+    )
+
+
+def _hub_folder(target: Target) -> Path:
+    from pathlib import Path
+
+    command = target.provide or " ".join(
+        ["hf download", target.model, *(["--revision", target.revision] if target.revision else [])]
+    )
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError as error:
+        msg = f"target `{target.name}`: huggingface_hub is not installed"
+        raise Blocked(msg, remedy="pip install 'pytest-falsify[hf]'") from error
+    try:
+        found = snapshot_download(target.model, revision=target.revision, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        msg = f"target `{target.name}`: model {target.model} is not in the local cache"
+        raise Blocked(msg, remedy=command) from error
+    return Path(found)
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the safetensors files of a model, each proven to be whole.
+
+    Raises:
+        CaptureError: when there is none, or one is truncated or not safetensors.
+    """
+    files = tuple(sorted(folder.glob("*.safetensors")))
+    if not files:
+        msg = f"{folder.name} holds no safetensors weights"
+        raise CaptureError(msg, path=folder, expected="model.safetensors or its shards")
+    for each in files:
+        _must_be_whole(each)
+    return files
+
+
+def _must_be_whole(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        msg = f"not a whole safetensors file: {error}"
+        raise CaptureError(
+            msg,
+            path=file,
+            expected="as many bytes as its header promises",
+            remedy=f"fetch or make the file again; it has {file.stat().st_size} bytes now",
+        ) from error
+
+
+def weights_digest(folder: Path) -> str:
+    """Return ``sha256:...`` of a model's weights and configuration, whatever the folder is called.
+
+    Raises:
+        CaptureError: see ``weight_files``.
+    """
+    files = [*weight_files(folder), folder / "config.json"]
+    return digest({each.name: _file_digest(each) for each in files})
+
+
+def _file_digest(file: Path) -> str:
+    stat = file.stat()
+    return _digest_unchanged(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest_unchanged(file: Path, _size: int, _mtime_ns: int) -> str:
+    sha = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            sha.update(block)
+    return f"sha256:{sha.hexdigest()}"

@@ -1,0 +1,306 @@
+"""The transformers engine: module hooks on a model that is otherwise left alone."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_falsify.captures.capture import CapturedTensor, Identity
+from pytest_falsify.engines.base import Answer
+from pytest_falsify.engines.model_files import model_folder, weights_digest
+from pytest_falsify.errors import Blocked, CaptureError
+from pytest_falsify.stages.family import Family, Tap, family_of
+from pytest_falsify.stages.vocabulary import STAGES, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from pytest_falsify.captures.capture import TokenInputs
+    from pytest_falsify.captures.plan import Plan
+    from pytest_falsify.contracts.model import CaptureSpec, Target
+    from pytest_falsify.engines.base import Sink
+
+INSTALL = "pip install 'pytest-falsify[hf]'"
+_DEFAULTS: dict[str, Any] = {
+    "dtype": "float32",
+    "attention": "eager",
+    "threads": 1,
+    "config": {},
+}
+
+
+class TransformersEngine:
+    """Runs any causal language model of transformers, without its remote code."""
+
+    name: ClassVar[str] = "transformers"
+    options: ClassVar[Mapping[str, Any]] = {
+        "dtype": {"enum": ["float32", "bfloat16", "float16", "float64"]},
+        "attention": {"enum": ["eager", "sdpa", "flash_attention_2"]},
+        "threads": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "CPU threads; one by default, so that the same bits come on any machine",
+        },
+        "config": {
+            "type": "object",
+            "description": "overrides of the model's configuration, merged key by key",
+        },
+    }
+
+    def load(
+        self, target: Target, spec: CaptureSpec, *, root: Path, device: str
+    ) -> TransformersSession:
+        """Load the target's model; see ``Engine.load``."""
+        if find_spec("torch") is None or find_spec("transformers") is None:
+            msg = "engine transformers: torch and transformers are not installed"
+            raise Blocked(msg, remedy=INSTALL)
+        settings = {**_DEFAULTS, **spec.options}
+        folder = model_folder(target, root)
+        weights = weights_digest(folder)
+        model = _load_model(folder, settings, device)
+        return TransformersSession(
+            model=model, folder=folder, settings=settings, weights=weights, device=device
+        )
+
+
+def _load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
+    import torch
+    import transformers
+
+    with _quiet(transformers):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        _override(config, settings["config"])
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, settings["dtype"]),
+            attn_implementation=settings["attention"],
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    absent = sorted(loaded["missing_keys"]) + sorted(map(str, loaded["mismatched_keys"]))
+    if absent:
+        msg = f"the weights lack {len(absent)} tensors that the model needs, first {absent[0]}"
+        raise CaptureError(
+            msg, path=folder, expected="every parameter in the safetensors files, in its shape"
+        )
+    return model.eval().to(device)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    logging = transformers.utils.logging
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
+
+
+def _override(config: Any, overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if not hasattr(config, key):
+            close = difflib.get_close_matches(key, vars(config), n=1)
+            msg = f"`config.{key}` is not a setting of {type(config).__name__}"
+            raise CaptureError(msg, remedy=f"did you mean `{close[0]}`?" if close else None)
+        old = getattr(config, key)
+        merged = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        setattr(config, key, merged)
+
+
+@dataclass(kw_only=True)
+class TransformersSession:
+    """A model of transformers on one device."""
+
+    model: Any
+    folder: Path
+    settings: Mapping[str, Any]
+    weights: str
+    device: str
+
+    @property
+    def layer_count(self) -> int:
+        """The number of decoder layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The canonical stages that module hooks can show, in execution order."""
+        taps = self._family().taps
+        return tuple(name for name in STAGES if name in taps)
+
+    def identity(self) -> Identity:
+        """Return what runs here."""
+        import torch
+
+        on_cuda = self.device.startswith("cuda")
+        settings = {key: value for key, value in self.settings.items() if value not in ({}, None)}
+        return Identity(
+            engine=TransformersEngine.name,
+            versions={"torch": torch.__version__, "transformers": version("transformers")},
+            weights=self.weights,
+            settings=settings,
+            device="cuda" if on_cuda else self.device,
+            device_name=torch.cuda.get_device_name(self.device) if on_cuda else "CPU",
+        )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a text, as the model's own tokenizer makes them."""
+        import transformers
+
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self.folder, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            msg = f"no tokenizer could be loaded: {error}"
+            raise CaptureError(
+                msg, path=self.folder, remedy="give the input as `tokens: [...]`"
+            ) from error
+        return tuple(tokenizer(text)["input_ids"])
+
+    def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
+        """Prefill, then decode greedily; hand each planned tensor to the sink."""
+        import torch
+
+        self._must_fit(inputs, plan)
+        taps = self._taps(plan)
+        logits: list[np.ndarray[Any, Any]] = []
+        tokens: list[int] = []
+        feed = torch.tensor([inputs.tokens], device=self.device)
+        cache = None
+        first = 0
+        with _threads(self.settings["threads"]), torch.inference_mode():
+            for step in range(plan.decode_steps + 1):
+                positions = tuple(range(first, first + feed.shape[1]))
+                seen = _Observer(step, positions, sink)
+                with seen.hooked(self.model, taps) if taps else nullcontext():
+                    output = self.model(
+                        input_ids=feed, past_key_values=cache, use_cache=plan.decode_steps > 0
+                    )
+                logits.append(_to_numpy(output.logits[0]))
+                first, cache = positions[-1] + 1, output.past_key_values
+                if step < plan.decode_steps:
+                    feed = output.logits[:, -1:].argmax(-1)
+                    tokens.append(int(feed))
+        return Answer(logits=tuple(logits), continuation=tuple(tokens))
+
+    def _must_fit(self, inputs: TokenInputs, plan: Plan) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        wanted = len(inputs.tokens) + plan.decode_steps
+        if not inputs.tokens:
+            msg = f"input `{inputs.name}` has no tokens"
+            raise CaptureError(msg, expected="at least one token")
+        if limit is not None and wanted > limit:
+            msg = f"input `{inputs.name}` needs {wanted} positions, the model has {limit}"
+            raise CaptureError(msg, expected=f"at most {limit} tokens, decoded ones included")
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        if not all(0 <= token < vocabulary for token in inputs.tokens):
+            msg = f"input `{inputs.name}` has a token id outside the vocabulary"
+            raise CaptureError(msg, expected=f"ids of 0..{vocabulary - 1}")
+
+    def _taps(self, plan: Plan) -> dict[Tap, list[Site]]:
+        if plan.stages == ():
+            return {}
+        family = self._family()
+        prefill = [site for site in plan.sites(self.layer_count) if site.step == 0]
+        taps: dict[Tap, list[Site]] = {}
+        for site in prefill:
+            taps.setdefault(self._tap(family, site), []).append(site)
+        return taps
+
+    def _family(self) -> Family:
+        model_type = self.model.config.model_type
+        family = family_of(model_type)
+        if family is None:
+            msg = f"model type `{model_type}` has no stage map yet"
+            raise CaptureError(msg, expected="a family of pytest_falsify/stages/family.py")
+        return family
+
+    def _tap(self, family: Family, site: Site) -> Tap:
+        tap = family.tap(site)
+        if tap is None:
+            msg = f"stage `{site.stage}` is not shown by module hooks"
+            raise CaptureError(msg, expected=f"one of {', '.join(family.taps)}")
+        return tap
+
+
+@dataclass(frozen=True, slots=True)
+class _Observer:
+    """Looks at one forward pass. Its hooks return None, so they can change nothing."""
+
+    step: int
+    positions: tuple[int, ...]
+    sink: Sink
+
+    @contextmanager
+    def hooked(self, model: torch.nn.Module, taps: Mapping[Tap, list[Site]]) -> Iterator[None]:
+        handles = [self._hook(model, tap, sites) for tap, sites in taps.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, model: torch.nn.Module, tap: Tap, sites: list[Site]) -> Any:
+        module = model.get_submodule(tap.module)
+        if tap.is_input:
+            return module.register_forward_pre_hook(self._on_input(sites))
+        return module.register_forward_hook(self._on_output(sites))
+
+    def _on_input(self, sites: list[Site]) -> Callable[..., None]:
+        def hook(_module: Any, arguments: tuple[Any, ...]) -> None:
+            self._put(sites, arguments[0])
+
+        return hook
+
+    def _on_output(self, sites: list[Site]) -> Callable[..., None]:
+        def hook(_module: Any, _arguments: Any, output: Any) -> None:
+            self._put(sites, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def _put(self, sites: list[Site], tensor: torch.Tensor) -> None:
+        # A residual add may write into the tensor later in the pass: keep a copy of it.
+        array = _to_numpy(tensor[0])
+        for site in sites:
+            captured = CapturedTensor(
+                array=array, dims=STAGES[site.stage].dims, positions=self.positions
+            )
+            self.sink(Site(self.step, site.layer, site.stage), captured)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Copy a tensor to the host in its own dtype; bfloat16 becomes ml_dtypes' bfloat16."""
+    import ml_dtypes
+    import torch
+
+    host = tensor.detach().to("cpu", copy=True).contiguous()
+    if host.dtype is torch.bfloat16:
+        host_bits: np.ndarray[Any, Any] = host.view(torch.uint16).numpy()
+        return host_bits.view(ml_dtypes.bfloat16)
+    array: np.ndarray[Any, Any] = host.numpy()
+    return array
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
