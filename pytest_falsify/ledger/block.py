@@ -1,0 +1,154 @@
+"""The ledger as values: what is on file for one falsifier, and for a whole contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.ledger.discharge import NO_DEMANDS, Discharge
+from pytest_falsify.ledger.evidence import DISPUTED, Digests, Evidence, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FalsifierBlock:
+    """All that a status is computed from.
+
+    Attributes:
+        entry: digest of the contract's entry today.
+        today: for each target the digests that were last seen there.
+        evidence: what is on file; it is put in order of target and id.
+        discharge: what the entry demands before it counts as DISCHARGED.
+    """
+
+    entry: str
+    today: Mapping[str, Digests] = field(default_factory=dict)
+    evidence: tuple[Evidence, ...] = ()
+    discharge: Discharge = NO_DEMANDS
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.evidence, key=lambda each: (each.target, each.id)))
+        object.__setattr__(self, "evidence", ordered)
+
+    def is_fresh(self, evidence: Evidence) -> bool:
+        """Return whether a record was made with what is there today.
+
+        A record that decided nothing may not have known every digest; those it knew must fit.
+        """
+        today = self.today.get(evidence.target)
+        if today is None or evidence.entry != self.entry:
+            return False
+        if evidence.outcome.is_decisive:
+            return evidence.digests == today
+        return all(
+            old is None or old == new
+            for (_, old), (_, new) in zip(evidence.digests.items(), today.items(), strict=True)
+        )
+
+    def counts_against(self, evidence: Evidence) -> bool:
+        """Return whether a record refutes the claim today.
+
+        Where a digest is disputed the refutation counts: in doubt, nothing is hidden.
+        """
+        if evidence.outcome is not Outcome.REFUTED or evidence.retracted:
+            return False
+        return self.is_fresh(evidence) or self._may_be_fresh(evidence)
+
+    def _may_be_fresh(self, evidence: Evidence) -> bool:
+        today = self.today.get(evidence.target)
+        if today is None or self.entry not in {evidence.entry, DISPUTED}:
+            return False
+        return all(
+            new in {old, DISPUTED}
+            for (_, old), (_, new) in zip(evidence.digests.items(), today.items(), strict=True)
+        )
+
+    def changed_since(self, evidence: Evidence) -> tuple[str, ...]:
+        """Return the names of the digests that differ today: entry, subject, oracle, inputs."""
+        today = self.today.get(evidence.target, Digests())
+        pairs = zip(evidence.digests.items(), today.items(), strict=True)
+        changed = tuple(name for (name, old), (_, new) in pairs if old != new)
+        return changed if evidence.entry == self.entry else ("entry", *changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """What is on file for one contract."""
+
+    contract: str
+    blocks: Mapping[str, FalsifierBlock] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryFacts:
+    """What the ledger needs to know of an entry of today's contract.
+
+    Attributes:
+        entry: digest of the entry's meaning.
+        targets: the names of the targets it is tried on.
+        discharge: the entry's own ``discharge:``.
+        require: the status that the gate demands, as it is written; None for the gate's default.
+        path: where the contract is, for annotations.
+        line: where the entry begins in it.
+    """
+
+    entry: str
+    targets: tuple[str, ...] = ()
+    discharge: Mapping[str, Any] = field(default_factory=dict)
+    require: str | None = None
+    path: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What the evidence of one target says today, each part in order of id.
+
+    Attributes:
+        refuted: refutations that count.
+        retracted: fresh refutations that were declared wrong.
+        held: fresh confirmations.
+        inconclusive: fresh tries that did not decide.
+        blocked: fresh tries that found something absent.
+        stale: decisive records that were made with something else than what is there today.
+    """
+
+    target: str
+    refuted: tuple[Evidence, ...] = ()
+    retracted: tuple[Evidence, ...] = ()
+    held: tuple[Evidence, ...] = ()
+    inconclusive: tuple[Evidence, ...] = ()
+    blocked: tuple[Evidence, ...] = ()
+    stale: tuple[Evidence, ...] = ()
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether something fresh speaks for or against the claim."""
+        return bool(self.held or self.refuted)
+
+
+def trials(block: FalsifierBlock) -> tuple[Trial, ...]:
+    """Return what is on file sorted by target, in order of their names."""
+    by_target: dict[str, list[Evidence]] = {}
+    for each in block.evidence:
+        by_target.setdefault(each.target, []).append(each)
+    return tuple(_trial(block, name, by_target[name]) for name in sorted(by_target))
+
+
+def _trial(block: FalsifierBlock, target: str, evidence: Sequence[Evidence]) -> Trial:
+    parts: dict[str, list[Evidence]] = {}
+    for each in evidence:
+        part = _part(block, each)
+        if part is not None:
+            parts.setdefault(part, []).append(each)
+    return Trial(target=target, **{name: tuple(each) for name, each in parts.items()})
+
+
+def _part(block: FalsifierBlock, evidence: Evidence) -> str | None:
+    if block.counts_against(evidence):
+        return "refuted"
+    if block.is_fresh(evidence):
+        return "retracted" if evidence.retracted else evidence.outcome.value
+    return "stale" if evidence.outcome.is_decisive and not evidence.retracted else None

@@ -1,0 +1,97 @@
+"""Strict reading of the JSON objects of this room: a key too many is as wrong as one too few."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_falsify.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_Member = TypeVar("_Member", bound=Enum)
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_T = TypeVar("_T")
+
+
+def is_digest(value: object) -> bool:
+    """Return whether a value is ``sha256:`` and 64 lower-case hexadecimal digits."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def as_object(value: object, what: str) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        LedgerError: when it is something else.
+    """
+    if isinstance(value, dict):
+        return value
+    msg = f"{what} is not an object"
+    raise LedgerError(msg, expected=f"{what} as an object in braces")
+
+
+def exact_keys(
+    data: Mapping[str, Any], what: str, *, required: Collection[str], optional: Collection[str] = ()
+) -> None:
+    """Refuse an object with a key missing or unknown.
+
+    Raises:
+        LedgerError: naming the first such key.
+    """
+    for key in required:
+        if key not in data:
+            msg = f"{what} has no {key!r}"
+            raise LedgerError(msg, expected=f"the keys {', '.join(sorted(required))}")
+    for key in data:
+        if key not in required and key not in optional:
+            msg = f"{what} has an unknown key {key!r}"
+            known = ", ".join(sorted({*required, *optional}))
+            raise LedgerError(msg, expected=f"only the keys {known}")
+
+
+def get_text(data: Mapping[str, Any], key: str, what: str) -> str:
+    """Return a string member."""
+    return _get(data, key, what, str, "a string")
+
+
+def get_object(data: Mapping[str, Any], key: str, what: str) -> dict[str, Any]:
+    """Return an object member."""
+    return _get(data, key, what, dict, "an object")
+
+
+def get_list(data: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """Return a list member."""
+    return _get(data, key, what, list, "a list")
+
+
+def get_texts(data: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:
+    """Return a member that is a list of strings; an absent one is empty."""
+    if key not in data:
+        return ()
+    values = get_list(data, key, what)
+    if all(isinstance(each, str) for each in values):
+        return tuple(values)
+    msg = f"{key!r} of {what} holds something that is not a string"
+    raise LedgerError(msg, expected="a list of strings")
+
+
+def get_member(data: Mapping[str, Any], key: str, what: str, kind: type[_Member]) -> _Member:
+    """Return an enum member by its value."""
+    value = data.get(key)
+    for member in kind:
+        if member.value == value:
+            return member
+    msg = f"{key!r} of {what} is {value!r}"
+    raise LedgerError(msg, expected=" or ".join(repr(each.value) for each in kind))
+
+
+def _get(data: Mapping[str, Any], key: str, what: str, kind: type[_T], words: str) -> _T:
+    value = data.get(key)
+    if isinstance(value, kind):
+        return value
+    msg = f"{key!r} of {what} is not {words}"
+    raise LedgerError(msg, expected=f"{key!r} as {words}")

@@ -1,0 +1,197 @@
+"""Status is computed, never asserted: a pure function of what is on file."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from pytest_falsify.errors import LedgerError
+from pytest_falsify.ledger.block import trials
+from pytest_falsify.ledger.evidence import DISPUTED, Digests, Outcome, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_falsify.ledger.block import FalsifierBlock, Trial
+    from pytest_falsify.ledger.discharge import Discharge
+    from pytest_falsify.ledger.evidence import Evidence
+
+
+class Status(Enum):
+    """What the evidence supports.
+
+    The members stand from the worst to the best. FALSIFIED is below all others; BLOCKED, STALE and
+    UNTRIED support nothing, so they have the same ``rank`` and a gate treats them alike.
+    """
+
+    FALSIFIED = "FALSIFIED"
+    STALE = "STALE"
+    BLOCKED = "BLOCKED"
+    UNTRIED = "UNTRIED"
+    PARTIAL = "PARTIAL"
+    FUNCTIONAL = "FUNCTIONAL"
+    DISCHARGED = "DISCHARGED"
+
+    @property
+    def rank(self) -> int:
+        """How much is supported: 0 for FALSIFIED, 1 for nothing, then 2, 3 and 4."""
+        return _RANKS.get(self, 1)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the evidence was made with something else than what is there today."""
+        return self is Status.STALE
+
+    @classmethod
+    def parse(cls, text: str) -> Status:
+        """Return the status with a name, or with one of the field's long names.
+
+        Raises:
+            LedgerError: when no status has that name.
+        """
+        name = text.strip().upper()
+        try:
+            return cls(_ALIASES.get(name, name))
+        except ValueError:
+            msg = f"{text!r} is not a status"
+            raise LedgerError(msg, expected=", ".join(each.value for each in cls)) from None
+
+
+_RANKS = {Status.FALSIFIED: 0, Status.PARTIAL: 2, Status.FUNCTIONAL: 3, Status.DISCHARGED: 4}
+_ALIASES = {
+    "ALGORITHM_LEVEL_DISCHARGED": "PARTIAL",
+    "BLOCKER_FIXTURE_ABSENT": "BLOCKED",
+    "PARTIAL_ALGORITHM_LEVEL": "PARTIAL",
+    "PROPOSED": "UNTRIED",
+}
+_ORDER = tuple(Status)
+
+
+def weakest(statuses: Iterable[Status]) -> Status:
+    """Return the worst of some statuses; UNTRIED when there are none."""
+    return min(statuses, key=_ORDER.index, default=Status.UNTRIED)
+
+
+def judge(block: FalsifierBlock) -> tuple[Status, str]:
+    """Return the status that the evidence on file supports, and why, in plain words.
+
+    The words name everything that further evidence could improve, so a record that changes
+    neither status nor words adds nothing to a ledger.
+    """
+    seen = trials(block)
+    refuted = [each for each in seen if each.refuted]
+    if refuted:
+        return Status.FALSIFIED, "; ".join(_refuted(each) for each in refuted)
+    status, best = _supported(seen, block.discharge)
+    if best is None:
+        return _unsupported(block, seen)
+    words = _WORDS[status](best, block.discharge)
+    notes = [_note(block, each) for each in seen if each is not best and not each.held]
+    return status, "; ".join([words, *filter(None, notes)])
+
+
+def support(held: Sequence[Evidence], discharge: Discharge) -> Status:
+    """Return what confirmations of one target with the same digests support by themselves."""
+    if not held:
+        return Status.UNTRIED
+    if not any(each.source is Source.LIVE for each in held):
+        return Status.PARTIAL
+    accepted = [each for each in held if discharge.accepts(each)]
+    if accepted and not discharge.missing(accepted):
+        return Status.DISCHARGED
+    return Status.FUNCTIONAL
+
+
+def _supported(seen: Sequence[Trial], discharge: Discharge) -> tuple[Status, Trial | None]:
+    ranked = [(support(each.held, discharge), each) for each in seen if each.held]
+    if not ranked:
+        return Status.UNTRIED, None
+    return max(ranked, key=lambda pair: (pair[0].rank, _accepted(pair[1], discharge)))
+
+
+def _accepted(trial: Trial, discharge: Discharge) -> int:
+    count = sum(discharge.accepts(each) for each in trial.held)
+    return min(count, discharge.machines_needed)
+
+
+def _unsupported(block: FalsifierBlock, seen: Sequence[Trial]) -> tuple[Status, str]:
+    words = "; ".join(filter(None, (_note(block, each) for each in seen)))
+    if any(each.stale for each in seen):
+        return Status.STALE, words
+    if any(each.blocked and not each.inconclusive for each in seen):
+        return Status.BLOCKED, words
+    return Status.UNTRIED, words or "no evidence"
+
+
+def _refuted(trial: Trial) -> str:
+    return f"refuted on {trial.target}{_reason(trial.refuted)}"
+
+
+def _partial(trial: Trial, _: Discharge) -> str:
+    source = trial.held[0].source.value
+    return f"held on {trial.target} ({source}); FUNCTIONAL needs a live target"
+
+
+def _functional(trial: Trial, discharge: Discharge) -> str:
+    accepted = [each for each in trial.held if discharge.accepts(each)]
+    if not accepted:
+        needs = " and ".join(discharge.conditions())
+        return f"held live on {trial.target}; DISCHARGED needs {needs}"
+    count = _accepted(trial, discharge)
+    machines = f"{count} machine{'s' if count > 1 else ''}"
+    needs = " and ".join(discharge.missing(accepted))
+    return f"held live on {trial.target} ({machines}); DISCHARGED needs {needs}"
+
+
+def _discharged(trial: Trial, discharge: Discharge) -> str:
+    accepted = [each for each in trial.held if discharge.accepts(each)]
+    count = len({each.machine for each in accepted})
+    if count >= discharge.machines_needed:
+        how = f"on {discharge.machines_needed} machines"
+    else:
+        how = "bit-equal to the oracle"
+    return f"held live on {trial.target}, planted faults caught, {how}"
+
+
+_WORDS = {
+    Status.PARTIAL: _partial,
+    Status.FUNCTIONAL: _functional,
+    Status.DISCHARGED: _discharged,
+}
+
+
+def _note(block: FalsifierBlock, trial: Trial) -> str:
+    words = []
+    if trial.stale:
+        words.append(_stale(block, trial))
+    if trial.inconclusive:
+        words.append(f"inconclusive on {trial.target}{_reason(trial.inconclusive)}")
+    elif trial.blocked:
+        words.append(f"blocked on {trial.target}{_reason(trial.blocked)}")
+    return "; ".join(words)
+
+
+def _stale(block: FalsifierBlock, trial: Trial) -> str:
+    was = f"was {_was(block, trial).value} on {trial.target}"
+    today = block.today.get(trial.target, Digests())
+    disputed = [name for name, value in today.items() if value == DISPUTED]
+    if block.entry == DISPUTED or disputed:
+        names = ["entry", *disputed] if block.entry == DISPUTED else disputed
+        return f"{was}; merged records disagree about the {' and '.join(names)}: run it again"
+    changed = {name for each in trial.stale for name in block.changed_since(each)}
+    names = [name for name in ("entry", *Digests.NAMES) if name in changed]
+    return f"{was} before the {' and '.join(names)} changed"
+
+
+def _was(block: FalsifierBlock, trial: Trial) -> Status:
+    if any(each.outcome is Outcome.REFUTED for each in trial.stale):
+        return Status.FALSIFIED
+    groups: dict[object, list[Evidence]] = {}
+    for each in trial.stale:
+        groups.setdefault((each.entry, each.digests), []).append(each)
+    return max((support(each, block.discharge) for each in groups.values()), key=_ORDER.index)
+
+
+def _reason(evidence: Sequence[Evidence]) -> str:
+    reasons = evidence[0].reasons
+    return f": {reasons[0]}" if reasons else ""
