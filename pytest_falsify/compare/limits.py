@@ -24,11 +24,13 @@ class Metric:
     Attributes:
         sides: the limits that mean something: ``max``, ``min`` or both.
         observe: its value at a site.
+        place: where to look: the worst row unless it says otherwise.
         centre: the value it has for a perfect subject; tolerances are rounded from there.
     """
 
     sides: tuple[str, ...]
     observe: Callable[[SiteComparison], float]
+    place: Callable[[SiteComparison], Mapping[str, int]] = lambda site: site.worst_position
     centre: int = 0
     description: str
 
@@ -59,6 +61,7 @@ METRICS: Mapping[str, Metric] = {
     "max_abs": Metric(
         sides=("max",),
         observe=lambda site: site.total.max_abs,
+        place=lambda site: site.largest_position,
         description="the largest absolute difference",
     ),
     "mean_abs": Metric(
@@ -74,11 +77,13 @@ METRICS: Mapping[str, Metric] = {
     "ulp": Metric(
         sides=("max",),
         observe=lambda site: site.total.max_ulp,
+        place=lambda site: site.row_position(int(site.rows.column("max_ulp").argmax())),
         description="the largest difference in units in the last place of the coarser dtype",
     ),
     "mismatched": Metric(
         sides=("max",),
         observe=lambda site: site.total.mismatched,
+        place=lambda site: site.row_position(int((site.rows.column("mismatched") > 0).argmax())),
         description="how many values differ in their bits",
     ),
 }
@@ -129,7 +134,7 @@ class Violation:
 
     Attributes:
         observed: the metric's value; NaN or infinite where it cannot be computed.
-        position: the worst row, or the element itself for limits on single values.
+        position: the row to look at, or the very element: see ``Metric.place``.
         reason: why no value could have kept the limit, or empty.
     """
 
@@ -230,15 +235,19 @@ def _violation(site: SiteComparison, limit: Limit) -> Violation | None:
     observed = METRICS[limit.metric].observe(site)
     if site.total.is_sound and limit.allows(observed):
         return None
-    is_single = limit.metric in {"max_abs", "ulp", "mismatched"} or not site.total.is_sound
+    place = METRICS[limit.metric].place if site.total.is_sound else _stray_position
     return Violation(
         site=site.site,
         metric=limit.metric,
         observed=observed,
         limit=limit,
-        position=site.largest_position if is_single else site.worst_position,
+        position=place(site),
         reason=_unsoundness(site),
     )
+
+
+def _stray_position(site: SiteComparison) -> Mapping[str, int]:
+    return site.largest_position
 
 
 def _unsoundness(site: SiteComparison) -> str:
