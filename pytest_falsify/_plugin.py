@@ -1,1 +1,81 @@
-"""pytest's hooks. Nothing heavy is imported before `--falsify` asks for it."""
+"""pytest's door to the package: options, marks and fixtures.
+
+Everything else is imported when ``--falsify`` is given, so that the plugin costs nothing to those
+who do not use it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_falsify._fixtures import (
+    falsify_capture,
+    falsify_captures,
+    falsify_compare,
+    falsify_device,
+    falsify_pool,
+    falsify_target,
+)
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = [
+    "falsify_capture",
+    "falsify_captures",
+    "falsify_compare",
+    "falsify_device",
+    "falsify_pool",
+    "falsify_target",
+]
+
+LEDGER_MODES = ("update", "check", "off")
+STATUSES = ("PARTIAL", "FUNCTIONAL", "DISCHARGED")
+MARKERS = (
+    "cpu: runs on the CPU",
+    "gpu: needs a CUDA device",
+    "algorithm: tried on a target of level algorithm",
+    "live: tried on a target of level live",
+    "falsify_target(model, device='cpu', ...): the target of an ordinary test's captures",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("falsify", "contracts about language-model inference")
+    group.addoption(
+        "--falsify",
+        action="store_true",
+        help="collect the falsifiers of YAML contracts and try to refute them",
+    )
+    group.addoption(
+        "--falsify-ledger",
+        choices=LEDGER_MODES,
+        help="what to do with the evidence ledger: update it (the default), check that it says "
+        "what is observed (the default where CI is set), or leave it off",
+    )
+    group.addoption(
+        "--falsify-gate",
+        nargs="?",
+        const="require",
+        choices=("require", *STATUSES),
+        metavar="STATUS",
+        help="fail unless every selected falsifier has the status that its contract requires, or "
+        "the one given: PARTIAL, FUNCTIONAL or DISCHARGED (write --falsify-gate=STATUS)",
+    )
+    group.addoption(
+        "--falsify-strict",
+        action="store_true",
+        help="fail what would be skipped because it is blocked or inconclusive",
+    )
+    parser.addini("falsify_evidence", "the folder of the evidence ledgers", default="evidence")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks, and the falsifier hooks where they are asked for."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    if config.getoption("--falsify"):
+        from pytest_falsify._session import FalsifySession
+
+        config.pluginmanager.register(FalsifySession(config), "falsify-session")

@@ -148,7 +148,10 @@ class TransformersSession:
         settings = {key: value for key, value in self.settings.items() if value not in ({}, None)}
         return Identity(
             engine=TransformersEngine.name,
-            versions={"torch": torch.__version__, "transformers": version("transformers")},
+            versions={
+                "torch": _release(torch.__version__),
+                "transformers": version("transformers"),
+            },
             weights=self.weights,
             settings=settings,
             device="cuda" if on_cuda else self.device,
@@ -279,6 +282,14 @@ class _Observer:
                 array=array, dims=STAGES[site.stage].dims, positions=self.positions
             )
             self.sink(Site(self.step, site.layer, site.stage), captured)
+
+
+def _release(full: str) -> str:
+    """Return a version without its build tag: ``2.13.0+cpu`` and ``2.13.0+cu130`` are one release.
+
+    The device, which decides which of their code runs, is digested by itself.
+    """
+    return full.partition("+")[0]
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := PYTHONHASHSEED=0 $(BIN)/python -m
+
+# One thread each: two OpenMP threads beside a busy neighbour are ten times slower than one.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+.PHONY: help falsify test demo lint format clean
+
+help:
+	@echo "make falsify   run this project's own contracts on a real model"
+	@echo "make test      run the test suite"
+	@echo "make demo      see a claim refuted on purpose"
+	@echo "make lint      ruff, mypy, import-linter"
+
+$(VENV)/installed: pyproject.toml ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[hf,test]'
+	@touch $@
+
+falsify: $(VENV)/installed demo
+	$(RUN) pytest --falsify contracts/
+
+# The claim is refuted: pytest ends with status 1, and any other status is an error here.
+demo: $(VENV)/installed
+	@echo "--- a claim that is refuted on purpose"
+	@$(RUN) pytest --falsify examples/ --falsify-ledger=off; test $$? -eq 1
+	@echo "--- end of the demonstration"
+
+test: $(VENV)/installed
+	$(RUN) pytest -n 2 $(PYTEST_ARGS)
+
+$(VENV)/linted: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[dev,hf,test]'
+	@touch $@
+
+lint: $(VENV)/linted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/linted
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .falsify

@@ -1,0 +1,147 @@
+"""Contract files and falsifiers as pytest's collectors and items.
+
+An item is a ``pytest.Function`` under a ``pytest.Module`` that has no Python module: fixtures of
+every scope, marks, reruns and reports work on it with public names only.
+"""
+
+from __future__ import annotations
+
+import os
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_falsify.errors import ContractError, FalsifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.checks.verdict import Verdict
+    from pytest_falsify.contracts.model import Contract, Falsifier, Target
+
+VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()
+LANES = {"cpu": ("cpu",), "cuda": ("gpu",), "auto": ("cpu", "gpu")}
+
+
+class RefutedError(Exception):
+    """The claim was observed not to hold."""
+
+
+class ContractFile(pytest.Module):
+    """One contract; its falsifiers are its items."""
+
+    obj = None  # there is no Python module to import
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield one item per falsifier and target."""
+        from pytest_falsify._loading import load
+
+        try:
+            contract = load(self.path)
+        except ContractError as error:
+            raise self.CollectError(str(error)) from None
+        if contract is None:
+            return
+        for falsifier in contract.falsifiers:
+            yield from self._items(contract, falsifier)
+
+    def _items(self, contract: Contract, falsifier: Falsifier) -> Iterator[pytest.Item]:
+        targets = contract.targets_of(falsifier)
+        if not targets:
+            yield UntriedItem.from_parent(self, name=falsifier.id, falsifier=falsifier)
+        for target in targets:
+            yield FalsifierItem.from_parent(
+                self,
+                name=f"{falsifier.id}[{target.name}]",
+                contract=contract,
+                falsifier=falsifier,
+                target=target,
+            )
+
+
+class FalsifierItem(pytest.Function):
+    """One falsifier on one target."""
+
+    def __init__(
+        self, *, contract: Contract, falsifier: Falsifier, target: Target, **kwargs: Any
+    ) -> None:
+        from pytest_falsify.checks.claim import Claim
+
+        self.claim: Claim = Claim(contract=contract, falsifier=falsifier, target=target)
+        super().__init__(callobj=self._body(), **kwargs)
+        for mark in marks_of(contract, target):
+            self.add_marker(mark)
+
+    def _body(self) -> Any:
+        def body(*, falsify_captures: Any, falsify_compare: Any) -> None:
+            self._try(falsify_captures, falsify_compare)
+
+        names = ("falsify_captures", "falsify_compare")
+        parameters = [Parameter(name, Parameter.KEYWORD_ONLY) for name in names]
+        body.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # pytest reads it
+        return body
+
+    def _try(self, captures: Any, compare: Any) -> None:
+        from pytest_falsify.checks.registry import check
+        from pytest_falsify.ledger.evidence import Outcome
+
+        verdict = check(self.claim.check.kind).judge(self.claim, captures, compare)
+        self.stash[VERDICT] = verdict
+        if verdict.outcome is Outcome.REFUTED:
+            raise RefutedError("; ".join(verdict.reasons))
+        if verdict.outcome is not Outcome.HELD:
+            pytest.skip(f"{verdict.outcome.value}: {'; '.join(verdict.reasons)}")
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Return the file, the 0-based line and the name that pytest shows."""
+        return self.path, self.claim.falsifier.line - 1, f"{self.path.name}::{self.name}"
+
+    def place(self) -> str:
+        """Return ``path:line`` of the falsifier, as seen from where pytest was started."""
+        path = os.path.relpath(self.path, self.config.invocation_params.dir)
+        return f"{path}:{self.claim.falsifier.line}"
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Show a refutation as a table, a mistake of the user's in one line, else a traceback."""
+        if isinstance(excinfo.value, RefutedError):
+            from pytest_falsify.report.refutation import render_refutation
+
+            return render_refutation(
+                self.claim,
+                self.stash[VERDICT],
+                place=self.place(),
+                command=f"pytest --falsify '{self.nodeid}'",
+                is_full=self.config.get_verbosity() > 0,
+            )
+        if isinstance(excinfo.value, FalsifyError):
+            return self.explain(excinfo.value)
+        return super().repr_failure(excinfo) if style is None else super(pytest.Function, self).repr_failure(excinfo, style)
+
+    def explain(self, error: FalsifyError) -> str:
+        """Return an error's text with the falsifier's place where it has none of its own."""
+        return str(error) if error.path else f"{self.place()}: {error}"
+
+
+class UntriedItem(pytest.Function):
+    """A falsifier that nothing can run: it is listed and counted, and says what it lacks."""
+
+    def __init__(self, *, falsifier: Falsifier, **kwargs: Any) -> None:
+        self.falsifier = falsifier
+        super().__init__(callobj=self._skip, **kwargs)
+
+    def _skip(self) -> None:
+        what = "its `test:` is prose" if self.falsifier.test else "it has no `check:`"
+        pytest.skip(f"UNTRIED: {what}; to mend: give the entry a `check:`")
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Return the file, the 0-based line and the name that pytest shows."""
+        return self.path, self.falsifier.line - 1, f"{self.path.name}::{self.name}"
+
+
+def marks_of(contract: Contract, target: Target) -> tuple[str, ...]:
+    """Return the marks of an item: its lanes, its level, and the contract's and target's own."""
+    lanes = LANES[target.device.partition(":")[0]]
+    return (*lanes, target.level.value, *contract.markers, *target.markers)

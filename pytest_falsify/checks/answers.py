@@ -1,0 +1,36 @@
+"""Facts about the answers of two runs: their logits and their greedy tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pytest_falsify.captures.capture import Capture
+
+
+def has_nonfinite(capture: Capture) -> bool:
+    """Tell whether any logit of a run is NaN or infinite."""
+    return any(not np.isfinite(each.astype(np.float64)).all() for each in capture.logits)
+
+
+def differing_step(a: Capture, b: Capture) -> int | None:
+    """Return the first step whose logits differ in shape, dtype or any bit, or None."""
+    if len(a.logits) != len(b.logits):
+        return min(len(a.logits), len(b.logits))
+    for step, (x, y) in enumerate(zip(a.logits, b.logits, strict=True)):
+        if (x.shape, x.dtype) != (y.shape, y.dtype) or x.tobytes() != y.tobytes():
+            return step
+    return None
+
+
+def margin(capture: Capture, step: int) -> float:
+    """Return how far the best logit of a decode step stands above the second best.
+
+    Args:
+        capture: the run whose answer it is.
+        step: 0 for the token that the prefill decides, n for the nth decode step's.
+    """
+    second, best = np.sort(capture.logits[step][-1].astype(np.float64))[-2:]
+    return float(best - second)

@@ -1,0 +1,110 @@
+"""What a check is: it says which captures it needs, and judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pytest_falsify.captures.capture import Capture
+from pytest_falsify.compare.comparison import Comparison
+
+if TYPE_CHECKING:
+    from pytest_falsify.captures.plan import Plan
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.checks.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One capture that a check needs.
+
+    Attributes:
+        role: ``subject`` or ``oracle``: whose digest the evidence carries.
+        capture: the name of the capture in the contract.
+        input: the name of the input in the contract.
+        run: numbers repeated runs.
+        is_fresh: run the model anew instead of sharing a capture at hand.
+    """
+
+    role: str
+    capture: str
+    input: str
+    plan: Plan
+    run: int = 0
+    is_fresh: bool = False
+
+
+Captures = Mapping[Request, Capture]
+Compare = Callable[[Capture, Capture], Comparison]
+"""Compares the subject's capture (first) with the oracle's (second)."""
+
+
+class Check(Protocol):
+    """A kind of test, chosen by ``check.kind``."""
+
+    kind: ClassVar[str]
+    parameters: ClassVar[Mapping[str, Any]]
+    """JSON Schema of each parameter."""
+    required: ClassVar[tuple[str, ...]]
+
+    def requests(self, claim: Claim) -> tuple[Request, ...]:
+        """Return the captures that it needs."""
+
+    def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
+        """Judge what was captured. It decides on nothing else, so it can be replayed."""
+
+
+def pairs(
+    claim: Claim, plan: Plan, *, roles: tuple[str, str] = ("subject", "oracle")
+) -> tuple[Request, ...]:
+    """Return the requests of a subject and an oracle on every input of a claim."""
+    return tuple(
+        Request(role=role, capture=claim.parameter(role), input=name, plan=plan)
+        for name in claim.inputs
+        for role in roles
+    )
+
+
+def by_input(captures: Captures) -> dict[str, dict[tuple[str, int], Capture]]:
+    """Return the captures by input, then by role and run."""
+    found: dict[str, dict[tuple[str, int], Capture]] = {}
+    for request, capture in captures.items():
+        found.setdefault(request.input, {})[request.role, request.run] = capture
+    return found
+
+
+CAPTURE_NAME: Mapping[str, Any] = {
+    "type": "string",
+    "description": "the name of a capture of this contract",
+}
+OBSERVED: Mapping[str, Any] = {
+    "stages": {
+        "description": "the stages to observe, in any order, or `all` that the engine can show",
+        "oneOf": [
+            {"const": "all"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
+        ],
+    },
+    "layers": {
+        "description": "`all`, a list of layers, or `a..b` with b left out",
+        "oneOf": [
+            {"const": "all"},
+            {"type": "string", "pattern": r"^\d+\.\.\d+$"},
+            {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0},
+                "minItems": 1,
+                "uniqueItems": True,
+            },
+        ],
+    },
+    "inputs": {
+        "description": "the inputs to try; all of the contract's by default",
+        "type": "array",
+        "items": {"type": "string"},
+        "minItems": 1,
+        "uniqueItems": True,
+    },
+}
+PAIR: Mapping[str, Any] = {"subject": CAPTURE_NAME, "oracle": CAPTURE_NAME, **OBSERVED}

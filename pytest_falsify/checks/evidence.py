@@ -1,0 +1,75 @@
+"""Evidence made from verdicts: what was concluded and the digests of what it depended on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_falsify.canonical import digest
+from pytest_falsify.contracts.digest import entry_digest
+from pytest_falsify.contracts.model import Level
+from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
+from pytest_falsify.ledger.machine import machine_id, platform_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_falsify.checks.base import Captures
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.checks.verdict import Verdict
+
+SOURCES = {Level.ALGORITHM: Source.ALGORITHM, Level.LIVE: Source.LIVE}
+
+
+def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
+    """Return the evidence of a verdict on captures that were really made."""
+    identities = {request.role: set[str]() for request in captures}
+    for request, capture in captures.items():
+        identities[request.role].add(capture.identity.digest)
+    return Evidence(
+        falsifier=claim.falsifier.id,
+        target=claim.target.name,
+        entry=entry_digest(claim.contract, claim.falsifier),
+        subject=_digest_of(identities.get("subject", ())),
+        oracle=_digest_of(identities.get("oracle", ())),
+        inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
+        machine=machine_id(),
+        platform=_platform(captures),
+        outcome=verdict.outcome,
+        source=SOURCES[claim.target.level],
+        reasons=verdict.reasons,
+        observed=verdict.observed,
+        coverage=verdict.coverage,
+    )
+
+
+def blocked(claim: Claim, reason: str) -> Evidence:
+    """Return the evidence of a claim that could not be tried here."""
+    return Evidence(
+        falsifier=claim.falsifier.id,
+        target=claim.target.name,
+        entry=entry_digest(claim.contract, claim.falsifier),
+        subject=None,
+        oracle=None,
+        inputs=None,
+        machine=machine_id(),
+        platform=platform_words(),
+        outcome=Outcome.BLOCKED,
+        source=SOURCES[claim.target.level],
+        reasons=(reason,),
+        observed={},
+        coverage={},
+    )
+
+
+def _platform(captures: Captures) -> str:
+    identities = [capture.identity for capture in captures.values()]
+    libraries = {name: each for one in identities for name, each in one.versions.items()}
+    devices = {each.device_name for each in identities if each.device != "cpu"}
+    return platform_words(devices, libraries)
+
+
+def _digest_of(digests: Iterable[str]) -> str | None:
+    found = sorted(digests)
+    if len(found) == 1:
+        return found[0]
+    return digest(found) if found else None

@@ -1,0 +1,86 @@
+"""`unobserved`: looking inside does not change the subject's answer (law 7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.checks.answers import differing_step, has_nonfinite
+from pytest_falsify.checks.base import (
+    CAPTURE_NAME,
+    OBSERVED,
+    Captures,
+    Compare,
+    Request,
+    by_input,
+)
+from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
+from pytest_falsify.ledger.evidence import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_falsify.checks.claim import Claim
+
+OBSERVED_RUN, BARE_RUN, BARE_AGAIN = range(3)
+
+
+class Unobserved:
+    """Refuted when the logits of a captured and of an uncaptured run differ in one bit."""
+
+    kind: ClassVar[str] = "unobserved"
+    parameters: ClassVar[Mapping[str, Any]] = {
+        "subject": CAPTURE_NAME,
+        "decode_steps": {"type": "integer", "minimum": 0, "maximum": 100_000},
+        **OBSERVED,
+    }
+    required: ClassVar[tuple[str, ...]] = ("subject",)
+
+    def requests(self, claim: Claim) -> tuple[Request, ...]:
+        """Ask for one captured run and two bare ones: the second tells noise from an effect."""
+        steps = claim.parameter("decode_steps", 0)
+        plans = (claim.plan(decode_steps=steps), Plan(decode_steps=steps), Plan(decode_steps=steps))
+        return tuple(
+            Request(
+                role="subject",
+                capture=claim.parameter("subject"),
+                input=name,
+                plan=plan,
+                run=run,
+                is_fresh=True,
+            )
+            for name in claim.inputs
+            for run, plan in enumerate(plans)
+        )
+
+    def judge(self, _claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
+        """Compare the logits of the captured run with those of the bare one."""
+        if not captures or not all(
+            request.run != OBSERVED_RUN or capture.tensors for request, capture in captures.items()
+        ):
+            return inconclusive("nothing was captured, so nothing could have been disturbed")
+        observed = {"bit_equal": True}
+        for name, runs in by_input(captures).items():
+            looked, bare, again = (
+                runs["subject", run] for run in (OBSERVED_RUN, BARE_RUN, BARE_AGAIN)
+            )
+            if has_nonfinite(bare):
+                return inconclusive(f"the subject's logits on {name} are not finite")
+            if differing_step(bare, again) is not None:
+                return inconclusive(
+                    f"two uncaptured runs on {name} differ already; see kind `deterministic`"
+                )
+            step = differing_step(looked, bare)
+            if step is not None:
+                return Verdict(
+                    outcome=Outcome.REFUTED,
+                    reasons=(f"capturing changed the logits of step {step} on {name}",),
+                    observed={"bit_equal": False, "step": step},
+                    coverage=coverage(captures.values()),
+                )
+        return Verdict(
+            outcome=Outcome.HELD,
+            reasons=("the logits are the same bits with and without capture",),
+            observed=observed,
+            coverage=coverage(captures.values()),
+        )

@@ -1,0 +1,92 @@
+"""What a check concludes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.ledger.evidence import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.compare.comparison import Comparison, SiteComparison
+    from pytest_falsify.compare.limits import Violation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One comparison and what in it goes beyond the limits.
+
+    Attributes:
+        label: which input or run it is about.
+        advice: the tightest limits that would have passed, as a contract would write them.
+    """
+
+    label: str
+    comparison: Comparison
+    violations: tuple[Violation, ...] = ()
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """An outcome with its reasons, the numbers observed, and how much was looked at."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    observed: Mapping[str, Any] = field(default_factory=dict)
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+    judged: tuple[Judged, ...] = ()
+
+
+def nothing_compared(judged: Iterable[Judged]) -> str | None:
+    """Return why a set of comparisons cannot support a pass, or None when it can."""
+    found = tuple(judged)
+    if not found or any(each.comparison.is_empty for each in found):
+        return "nothing was compared"
+    missing = [str(site) for each in found for site in each.comparison.missing]
+    if missing:
+        return f"{len(missing)} planned sites are missing, first {missing[0]}"
+    return None
+
+
+def inconclusive(reason: str, judged: tuple[Judged, ...] = ()) -> Verdict:
+    """Return a verdict that supports nothing, with the reason."""
+    return Verdict(outcome=Outcome.INCONCLUSIVE, reasons=(reason,), judged=judged)
+
+
+def coverage(captures: Iterable[Capture]) -> dict[str, int]:
+    """Return how much was looked at: inputs, tokens, layers and sites, each counted once."""
+    found = tuple(captures)
+    sites = {site for each in found for site in each.tensors}
+    inputs = {each.inputs.digest: len(each.inputs.tokens) for each in found}
+    return {
+        "inputs": len(inputs),
+        "layers": len({site.layer for site in sites if site.layer is not None}),
+        "sites": len(sites),
+        "tokens": sum(inputs.values()),
+    }
+
+
+def worst(judged: Iterable[Judged]) -> dict[str, Any]:
+    """Return the site with the largest relative error of all comparisons, as observed numbers."""
+    site: SiteComparison | None = max(
+        (each.comparison.worst for each in judged if each.comparison.worst is not None),
+        key=lambda each: each.total.rel_l2,
+        default=None,
+    )
+    if site is None:
+        return {}
+    return {
+        "site": str(site.site),
+        "rel_l2": finite(site.total.rel_l2),
+        "max_abs": finite(site.total.max_abs),
+        "worst_row": finite(site.worst_row.rel_l2),
+    }
+
+
+def finite(value: float) -> float | str:
+    """Return a number as JSON can hold it: what is not finite becomes its name."""
+    return value if abs(value) != float("inf") and value == value else str(value)  # noqa: PLR0124
