@@ -100,6 +100,8 @@ class Falsifier:
         targets: the names of the targets it is tried on; empty means all of the contract's.
         require: the status that the gate demands, or None for the gate's default.
         claimed_status: a status typed by hand, which only lint looks at.
+        cited: files and functions that the entry names as evidence, in any dialect.
+        is_named: the id was written by a person, and not made from the entry's position.
         extra: every key that has no field of its own, kept as it was written.
     """
 
@@ -115,12 +117,29 @@ class Falsifier:
     check: CheckSpec | None = None
     claimed_status: str | None = None
     discharge: Mapping[str, Any] = field(default_factory=dict)
+    cited: tuple[str, ...] = ()
+    is_named: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something in a contract that is not wrong but that its writer should know."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """One YAML file that declares falsifiers."""
+    """One YAML file that declares falsifiers.
+
+    Attributes:
+        id: the first of metadata.id, contract_id, contract, name that pytest can select, else the
+            file's name without its suffix.
+        extra: every top-level key that has no field of its own, kept as it was written.
+        notices: what was read but is not understood, at most once a contract.
+    """
 
     path: Path
     id: str
@@ -136,6 +155,7 @@ class Contract:
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     falsifiers: tuple[Falsifier, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
 
     def targets_of(self, falsifier: Falsifier) -> tuple[Target, ...]:
         """Return the targets that a falsifier is tried on, in the order of the contract."""

@@ -1,0 +1,77 @@
+"""The door of this room: a file in, a contract out."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pytest_falsify.contracts.entries import is_contract
+from pytest_falsify.contracts.loader import parse, read
+from pytest_falsify.contracts.normalise import normalise
+from pytest_falsify.contracts.validate import validate
+from pytest_falsify.errors import ContractError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_falsify.contracts.loader import Document
+    from pytest_falsify.contracts.model import Contract
+    from pytest_falsify.contracts.vocabulary import Vocabulary
+
+_SIGN = b"falsification"
+_BYTE_ORDER_MARKS = b"\xff\xfe\xef\xbb\xbf"
+_DECLARATION = re.compile(
+    rb"""^(?:\s*\{?\s*["']?falsification_tests["']?|\{?["']?falsification["']?)\s*:""", re.MULTILINE
+)
+
+
+def load_contract(path: Path, *, vocabulary: Vocabulary) -> Contract | None:
+    """Read one file strictly.
+
+    Args:
+        path: a YAML file.
+        vocabulary: the checks, engines and stages that a contract may name.
+
+    Returns:
+        The contract, or None when the file is YAML that declares no falsifiers, or is broken and
+        does not look like a contract either.
+
+    Raises:
+        ContractError: when the file is a contract and something in it is wrong.
+    """
+    document = load_document(path)
+    if document is None:
+        return None
+    validate(document, vocabulary)
+    return normalise(document, vocabulary)
+
+
+def load_document(path: Path) -> Document | None:
+    """Parse one file, as far as it is a contract; nothing is validated.
+
+    Raises:
+        ContractError: when it looks like a contract but is not well-formed YAML.
+    """
+    data = read(path)
+    if _SIGN not in data and b"\0" not in data:
+        return None
+    try:
+        document = parse(data, path)
+    except ContractError:
+        if looks_like_contract(data):
+            raise
+        return None
+    if is_contract(document.data):
+        return document
+    if not isinstance(document.data, dict) and looks_like_contract(data):
+        msg = "a contract is a mapping, and this file is none"
+        raise ContractError(
+            msg, path=path, line=1, expected="`metadata:`, `falsification_tests:` at the top level"
+        )
+    return None
+
+
+def looks_like_contract(data: bytes) -> bool:
+    """Tell whether bytes that need not be YAML seem to declare falsifiers."""
+    text = data.replace(b"\0", b"").lstrip(_BYTE_ORDER_MARKS)
+    return _DECLARATION.search(text) is not None

@@ -1,0 +1,337 @@
+"""The dialects of the field, brought to the frozen objects of the model at this one door."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.contracts.entries import OLD_TESTS, entries
+from pytest_falsify.contracts.model import (
+    CaptureSpec,
+    CheckSpec,
+    Contract,
+    Equation,
+    Falsifier,
+    InputSpec,
+    Level,
+    Notice,
+    Obligation,
+    Target,
+)
+from pytest_falsify.contracts.statuses import canonical_status
+from pytest_falsify.contracts.validate import SELECTABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pytest_falsify.contracts.entries import Entry
+    from pytest_falsify.contracts.loader import Document
+    from pytest_falsify.contracts.problems import Steps
+    from pytest_falsify.contracts.vocabulary import JsonSchema, Vocabulary
+
+_NAMES = ("id", "contract_id", "contract", "name")
+_RULE = ("rule", "description", "name", "condition", "invariant")
+_PREDICTION = ("prediction", "expected", "expected_output", "assertion", "then")
+_TEST = ("test", "command")
+_IF_FAILS = ("if_fails", "fails_if", "if_test_fails", "action")
+_STATUS = ("status", "discharge_status")
+_CITING = (
+    "algorithm_evidence",
+    "functional_evidence",
+    "evidence_discharged_by",
+    "site",
+    "test_harness",
+)
+_PROSE_IN_EVIDENCE = frozenset({"notes", "status", "last_verified", "invariants_enforced"})
+_FIELD_KEYS = frozenset(
+    [
+        "metadata",
+        "equations",
+        "proof_obligations",
+        "falsification_tests",
+        "falsification",
+        "kani_harnesses",
+        "qa_gate",
+        "verification_summary",
+        "enforcement",
+        "kernel_structure",
+        "simd_dispatch",
+        "type_invariants",
+        "coq_spec",
+        "beat",
+        "stories",
+        "entity",
+        "evidence",
+        "version",
+        "status",
+        "contract",
+        "contract_id",
+        "name",
+        "kind",
+        "title",
+        "scope",
+        "description",
+        "summary",
+        "motivation",
+        "abstract",
+        "date",
+        "created",
+        "updated",
+        "shipped",
+        "preconditions",
+        "postconditions",
+        "invariants",
+        "gates",
+        "discharge_status",
+        "discharge_status_note",
+        "changelog",
+        "references",
+        "depends_on",
+        "targets",
+        "captures",
+        "inputs",
+        "require",
+        "markers",
+    ]
+)
+
+
+def normalise(document: Document, vocabulary: Vocabulary) -> Contract:
+    """Return the contract that a valid document declares.
+
+    Args:
+        document: a document that ``validate`` has accepted with the same vocabulary.
+        vocabulary: gives the defaults that are left out and the canonical stage names.
+    """
+    data = document.data
+    metadata = data.get("metadata") or {}
+    known = {each.name for each in fields(Contract)} | {"metadata", "proof_obligations"}
+    return Contract(
+        path=document.path,
+        id=_contract_id(document, metadata),
+        version=_first_text(({**metadata, **data}), ("version",)) or None,
+        description=_first_text({**data, **metadata}, ("description", "summary", "abstract")),
+        claimed_status=_first_text({**metadata, **data}, _STATUS) or None,
+        require=_status(data.get("require")),
+        markers=tuple(data.get("markers") or ()),
+        equations=tuple(_equations(document)),
+        obligations=tuple(_obligations(document)),
+        targets=_targets(document),
+        captures=_captures(document, vocabulary),
+        inputs=_inputs(document),
+        falsifiers=tuple(_falsifier(entry, document, vocabulary) for entry in entries(data)),
+        extra=MappingProxyType({key: data[key] for key in data if key not in known}),
+        notices=tuple(_notices(document)),
+    )
+
+
+def _contract_id(document: Document, metadata: Mapping[str, Any]) -> str:
+    candidates = [metadata.get("id"), *(document.data.get(key) for key in _NAMES)]
+    for name in candidates:
+        if isinstance(name, str) and SELECTABLE.fullmatch(name):
+            return name
+    return document.path.stem
+
+
+def _notices(document: Document) -> Iterator[Notice]:
+    unknown = [key for key in document.data if key not in _FIELD_KEYS]
+    if unknown:
+        listed = ", ".join(f"`{key}`" for key in unknown)
+        line = document.line((unknown[0],))
+        yield Notice(line=line, text=f"keys that nothing reads: {listed}")
+
+
+def _equations(document: Document) -> Iterator[Equation]:
+    for name, at, body in _named(document.data.get("equations"), "equations", "equation"):
+        formula = _first_text(body, ("formula", "statement", "latex")) or None
+        yield Equation(
+            name=name,
+            line=document.line(at),
+            formula=formula,
+            invariants=_texts(body.get("invariants")),
+        )
+
+
+def _named(value: Any, key: str, noun: str) -> Iterator[tuple[str, Steps, Mapping[str, Any]]]:
+    if isinstance(value, dict):
+        for name, body in value.items():
+            yield name, (key, name), body if isinstance(body, dict) else {"formula": body}
+    for position, body in enumerate(value if isinstance(value, list) else ()):
+        mapping = body if isinstance(body, dict) else {"formula": body}
+        name = _first_text(mapping, ("id", "name")) or f"{noun}_{position + 1}"
+        yield name, (key, position), mapping
+
+
+def _obligations(document: Document) -> Iterator[Obligation]:
+    taken = {"id", "type", "property", "statement", "formal", "verification", "tolerance"}
+    for position, body in enumerate(document.data.get("proof_obligations") or ()):
+        tolerance = body.get("tolerance")
+        yield Obligation(
+            line=document.line(("proof_obligations", position)),
+            id=_first_text(body, ("id",)) or None,
+            kind=_first_text(body, ("type",)) or None,
+            property=_first_text(body, ("property", "statement")) or None,
+            formal=_first_text(body, ("formal", "verification")) or None,
+            tolerance=tolerance if isinstance(tolerance, (int, float, str)) else None,
+            extra=MappingProxyType({key: body[key] for key in body if key not in taken}),
+        )
+
+
+def _targets(document: Document) -> Mapping[str, Target]:
+    return {
+        name: Target(
+            **{
+                **body,
+                "name": name,
+                "line": document.line(("targets", name)),
+                "level": Level(body.get("level", "algorithm")),
+                "markers": tuple(body.get("markers", ())),
+            }
+        )
+        for name, body in (document.data.get("targets") or {}).items()
+    }
+
+
+def _captures(document: Document, vocabulary: Vocabulary) -> Mapping[str, CaptureSpec]:
+    return {
+        name: CaptureSpec(
+            name=name,
+            engine=body["engine"],
+            line=document.line(("captures", name)),
+            options=MappingProxyType(
+                without_defaults(_but(body, "engine"), vocabulary.engines[body["engine"]])
+            ),
+        )
+        for name, body in (document.data.get("captures") or {}).items()
+    }
+
+
+def _inputs(document: Document) -> Mapping[str, InputSpec]:
+    return {
+        name: InputSpec(
+            name=name,
+            line=document.line(("inputs", name)),
+            text=body.get("text"),
+            tokens=tuple(map(int, body["tokens"])) if "tokens" in body else None,
+            file=body.get("file"),
+        )
+        for name, body in (document.data.get("inputs") or {}).items()
+    }
+
+
+def _falsifier(entry: Entry, document: Document, vocabulary: Vocabulary) -> Falsifier:
+    body = entry.body
+    used = {key for keys in (_RULE, _PREDICTION, _IF_FAILS, _TEST) for key in _used(body, keys)}
+    used |= {"id", "binds_to", "targets", "require", "check", "discharge", *_used(body, _STATUS)}
+    extra = {key: body[key] for key in body if key not in used}
+    note = (document.data.get(OLD_TESTS) or {}) if entry.at[0] != OLD_TESTS else {}
+    if isinstance(note, dict) and entry.id in note:
+        extra[OLD_TESTS] = note[entry.id]
+    return Falsifier(
+        id=entry.id,
+        line=document.line(entry.at),
+        rule=_first_text(body, _RULE),
+        prediction=_first_text(body, _PREDICTION),
+        if_fails=_first_text(body, _IF_FAILS),
+        test=_first_text(body, _TEST) or None,
+        binds_to=_texts(body.get("binds_to")),
+        targets=_texts(body.get("targets")),
+        require=_status(body.get("require")),
+        check=_check(entry, document, vocabulary) if "check" in body else None,
+        claimed_status=_first_text(body, _STATUS) or None,
+        discharge=MappingProxyType(body.get("discharge") or {}),
+        cited=tuple(_cited(body)),
+        is_named=entry.is_named,
+        extra=MappingProxyType(extra),
+    )
+
+
+def _used(body: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if _text(body.get(key))][:1]
+
+
+def _check(entry: Entry, document: Document, vocabulary: Vocabulary) -> CheckSpec:
+    body = entry.body["check"]
+    schema = vocabulary.checks[body["kind"]]
+    parameters = without_defaults(_but(body, "kind"), schema.get("properties", {}))
+    if isinstance(parameters.get("stages"), list):
+        parameters["stages"] = [vocabulary.stage(name) for name in parameters["stages"]]
+    if isinstance(parameters.get("inputs"), str):
+        parameters["inputs"] = [parameters["inputs"]]
+    return CheckSpec(
+        kind=body["kind"],
+        line=document.line((*entry.at, "check")),
+        parameters=MappingProxyType(parameters),
+    )
+
+
+def without_defaults(
+    value: Mapping[str, Any], properties: Mapping[str, JsonSchema]
+) -> dict[str, Any]:
+    """Return a mapping without the members that only repeat their schema's default.
+
+    So writing a default out, or leaving it out, is the same claim with the same digest.
+    """
+    kept = {}
+    for key, inner in value.items():
+        schema = properties.get(key, {})
+        nested = schema.get("properties") if isinstance(schema, dict) else None
+        clean = without_defaults(inner, nested) if nested and isinstance(inner, dict) else inner
+        if not _is_default(clean, schema):
+            kept[key] = clean
+    return kept
+
+
+def _is_default(value: Any, schema: JsonSchema) -> bool:
+    if not isinstance(schema, dict) or "default" not in schema:
+        return False
+    default = schema["default"]
+    return value == default and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _cited(body: Mapping[str, Any]) -> Iterator[str]:
+    for key in _CITING:
+        value = body.get(key)
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in _PROSE_IN_EVIDENCE:
+                    yield from _texts(inner)
+        else:
+            yield from _texts(value)
+
+
+def _but(body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name != key}
+
+
+def _status(value: Any) -> str | None:
+    return canonical_status(value) if isinstance(value, str) else None
+
+
+def _first_text(body: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return next((text for key in keys if (text := _text(body.get(key)))), "")
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None | dict():
+            return ""
+        case str():
+            return value.strip()
+        case bool():
+            return str(value).lower()
+        case list():
+            return "\n".join(filter(None, map(_text, value)))
+        case _:
+            return str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Return one text or a list of them as a tuple; a single-key mapping is `key: text` again."""
+    if isinstance(value, dict):
+        return tuple(f"{key}: {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return tuple(text for item in value for text in _texts(item))
+    text = _text(value)
+    return (text,) if text else ()

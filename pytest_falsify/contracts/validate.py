@@ -1,0 +1,213 @@
+"""What makes a contract executable: the schema, the vocabulary, and names that resolve."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+
+from pytest_falsify.contracts.entries import entries
+from pytest_falsify.contracts.explain import explain
+from pytest_falsify.contracts.problems import Problem, nearest, one_of, raise_any
+from pytest_falsify.errors import FalsifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pytest_falsify.contracts.entries import Entry
+    from pytest_falsify.contracts.loader import Document
+    from pytest_falsify.contracts.problems import Steps
+    from pytest_falsify.contracts.vocabulary import JsonSchema, Vocabulary
+
+SELECTABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+CAPTURE_KEYS: tuple[Steps, ...] = (("subject",), ("oracle",), ("noise", "control"))
+
+
+@cache
+def contract_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a contract that ships with the package."""
+    file = resources.files("pytest_falsify.contracts") / "schema" / "contract-v1.schema.json"
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return schema
+
+
+def validate(document: Document, vocabulary: Vocabulary) -> None:
+    """Check a document that declares falsifiers.
+
+    Args:
+        document: a parsed contract.
+        vocabulary: the checks, engines and stages that it may name.
+
+    Raises:
+        ContractError: with every mistake of one severity: the structure first, then the names.
+    """
+    raise_any(list(_violations(document.data, contract_schema())), document)
+    raise_any(list(_misnamed(document, vocabulary)), document)
+
+
+def _violations(value: Any, schema: JsonSchema, at: Steps = ()) -> Iterator[Problem]:
+    for error in Draft202012Validator(dict(schema)).iter_errors(value):
+        yield from explain(error, at)
+
+
+def _misnamed(document: Document, vocabulary: Vocabulary) -> Iterator[Problem]:
+    data = document.data
+    for name, capture in (data.get("captures") or {}).items():
+        yield from _engine(("captures", name), capture, vocabulary)
+    found = entries(data)
+    yield from _duplicates(found, document)
+    yield from _no_targets(found, data)
+    for entry in found:
+        if data.get("targets") or "check" not in entry.body:
+            yield from _dangling((*entry.at, "targets"), entry.body.get("targets"), data, "targets")
+        if "check" in entry.body:
+            yield from _executable(entry, data, vocabulary)
+
+
+def _engine(at: Steps, capture: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Problem]:
+    name = capture["engine"]
+    if name not in vocabulary.engines:
+        yield _unknown("engine", (*at, "engine"), name, vocabulary.engines)
+        return
+    options = {key: value for key, value in capture.items() if key != "engine"}
+    yield from _violations(options, _closed({"properties": vocabulary.engines[name]}), at)
+    yield from _not_finite(options, at)
+
+
+def _closed(schema: JsonSchema) -> JsonSchema:
+    return {"type": "object", "additionalProperties": False, **schema}
+
+
+def _duplicates(found: Iterable[Entry], document: Document) -> Iterator[Problem]:
+    first: dict[str, Entry] = {}
+    for entry in found:
+        if entry.id in first:
+            line = document.line(first[entry.id].at)
+            yield Problem(
+                at=entry.at,
+                what=f"falsifier id `{entry.id}` stands twice (lines {line} and "
+                f"{document.line(entry.at)})",
+                expected="an id that no other falsifier of this contract has",
+                remedy="give one of them another id",
+            )
+        first.setdefault(entry.id, entry)
+
+
+def _no_targets(found: Iterable[Entry], data: Mapping[str, Any]) -> Iterator[Problem]:
+    tried = [entry for entry in found if "check" in entry.body]
+    if tried and not data.get("targets"):
+        others = [key for key in data if key != "targets"]
+        misspelt = difflib.get_close_matches("targets", others, n=1)
+        yield Problem(
+            at=(misspelt[0],) if misspelt else tried[0].at,
+            what=f"`{tried[0].id}` has a check but the contract has no targets",
+            expected="`targets` at the top of the contract: where its claims are tried",
+            remedy=f"rename `{misspelt[0]}` to `targets`"
+            if misspelt
+            else "add, for example, `targets: {tiny: {model: models/tiny}}`",
+        )
+
+
+def _executable(entry: Entry, data: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Problem]:
+    if not SELECTABLE.fullmatch(entry.id):
+        yield Problem(
+            at=(*entry.at, "id"),
+            what=f"pytest's command line cannot select the id `{entry.id}`",
+            expected="letters, digits, `_`, `.` and `-`, beginning with a letter or digit",
+            remedy=f"call it `{_selectable(entry.id)}`",
+        )
+    yield from _check((*entry.at, "check"), entry.body["check"], data, vocabulary)
+
+
+def _selectable(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-_.") or "FALSIFY-001"
+
+
+def _check(
+    at: Steps, check: Mapping[str, Any], data: Mapping[str, Any], vocabulary: Vocabulary
+) -> Iterator[Problem]:
+    kind = check["kind"]
+    if kind not in vocabulary.checks:
+        yield _unknown("check kind", (*at, "kind"), kind, vocabulary.checks)
+        return
+    parameters = {key: value for key, value in check.items() if key != "kind"}
+    yield from _violations(parameters, _closed(vocabulary.checks[kind]), at)
+    yield from _not_finite(parameters, at)
+    yield from _stages((*at, "stages"), check.get("stages"), vocabulary)
+    yield from _layers((*at, "layers"), check.get("layers"))
+    yield from _dangling((*at, "inputs"), check.get("inputs"), data, "inputs")
+    for steps in CAPTURE_KEYS:
+        yield from _dangling((*at, *steps), member(check, steps), data, "captures")
+
+
+def member(value: Any, steps: Steps) -> Any:
+    """Return what stands at the end of a way through mappings, or None."""
+    for step in steps:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _dangling(at: Steps, names: Any, data: Mapping[str, Any], section: str) -> Iterator[Problem]:
+    known = data.get(section) or {}
+    if isinstance(names, str):
+        names = [names] if names not in known else []
+        places: list[Steps] = [at]
+    else:
+        names = names or []
+        places = [(*at, position) for position in range(len(names))]
+    for place, name in zip(places, names, strict=False):
+        if name not in known:
+            yield _unknown(section.removesuffix("s"), place, name, known)
+
+
+def _stages(at: Steps, stages: Any, vocabulary: Vocabulary) -> Iterator[Problem]:
+    if not isinstance(stages, list):
+        return
+    for position, name in enumerate(stages):
+        try:
+            vocabulary.stage(name)
+        except FalsifyError as error:
+            yield Problem(
+                at=(*at, position),
+                what=error.what,
+                expected=error.expected or "a stage",
+                remedy=error.remedy,
+            )
+
+
+def _layers(at: Steps, layers: Any) -> Iterator[Problem]:
+    if isinstance(layers, str) and layers != "all":
+        first, end = map(int, layers.split(".."))
+        if first >= end:
+            yield Problem(
+                at=at,
+                what=f"the range `{layers}` holds no layer",
+                expected="`a..b` with a less than b; b itself is not in it",
+                remedy=f"did you mean `{first}..{first + 1}`?",
+            )
+
+
+def _not_finite(value: Any, at: Steps) -> Iterator[Problem]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Problem(at=at, what=f"`{value}` is not a finite number", expected="a finite number")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _not_finite(inner, (*at, key))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _not_finite(inner, (*at, position))
+
+
+def _unknown(noun: str, at: Steps, name: Any, known: Iterable[str]) -> Problem:
+    return Problem(
+        at=at,
+        what=f"unknown {noun} `{name}`",
+        expected=one_of(known, f"no {noun} is defined"),
+        remedy=nearest(name, known),
+    )
