@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING
 
-from pytest_falsify.contracts.entries import is_contract
+from pytest_falsify.contracts.entries import TESTS, is_contract
 from pytest_falsify.contracts.loader import parse, read
 from pytest_falsify.contracts.normalise import normalise
 from pytest_falsify.contracts.validate import validate
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.contracts.vocabulary import Vocabulary
 
-_SIGN = b"falsification"
+_SIGN = b"alsif"  # cheaper than parsing, and a misspelt key still has it
 _BYTE_ORDER_MARKS = b"\xff\xfe\xef\xbb\xbf"
 _DECLARATION = re.compile(
     rb"""^(?:\s*\{?\s*["']?falsification_tests["']?|\{?["']?falsification["']?)\s*:""", re.MULTILINE
@@ -63,12 +64,27 @@ def load_document(path: Path) -> Document | None:
         return None
     if is_contract(document.data):
         return document
+    _refuse_misspelt(document)
     if not isinstance(document.data, dict) and looks_like_contract(data):
         msg = "a contract is a mapping, and this file is none"
         raise ContractError(
             msg, path=path, line=1, expected="`metadata:`, `falsification_tests:` at the top level"
         )
     return None
+
+
+def _refuse_misspelt(document: Document) -> None:
+    """Refuse a file whose falsifiers would be lost in silence to a slip of the pen."""
+    keys = document.data if isinstance(document.data, dict) else ()
+    for key in difflib.get_close_matches(TESTS, keys, n=1, cutoff=0.9):
+        msg = f"unknown key `{key}`"
+        raise ContractError(
+            msg,
+            path=document.path,
+            line=document.line((key,)),
+            expected=f"`{TESTS}`, or nothing that looks like it",
+            remedy=f"rename it to `{TESTS}`",
+        )
 
 
 def looks_like_contract(data: bytes) -> bool:

@@ -77,6 +77,7 @@ class Equation:
     line: int
     formula: str | None = None
     invariants: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,7 @@ class Contract:
     Attributes:
         id: the first of metadata.id, contract_id, contract, name that pytest can select, else the
             file's name without its suffix.
-        extra: every top-level key that has no field of its own, kept as it was written.
+        extra: every top-level key but the sections that became objects, kept as it was written.
         notices: what was read but is not understood, at most once a contract.
     """
 

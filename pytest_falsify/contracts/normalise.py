@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.contracts.entries import OLD_TESTS, entries
+from pytest_falsify.contracts.entries import OLD_TESTS, TESTS, entries
 from pytest_falsify.contracts.model import (
     CaptureSpec,
     CheckSpec,
@@ -20,7 +19,7 @@ from pytest_falsify.contracts.model import (
     Target,
 )
 from pytest_falsify.contracts.statuses import canonical_status
-from pytest_falsify.contracts.validate import SELECTABLE
+from pytest_falsify.contracts.validate import SELECTABLE, contract_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -43,57 +42,11 @@ _CITING = (
     "site",
     "test_harness",
 )
+_EQUATION = frozenset({"formula", "invariants"})
 _PROSE_IN_EVIDENCE = frozenset({"notes", "status", "last_verified", "invariants_enforced"})
-_FIELD_KEYS = frozenset(
-    [
-        "metadata",
-        "equations",
-        "proof_obligations",
-        "falsification_tests",
-        "falsification",
-        "kani_harnesses",
-        "qa_gate",
-        "verification_summary",
-        "enforcement",
-        "kernel_structure",
-        "simd_dispatch",
-        "type_invariants",
-        "coq_spec",
-        "beat",
-        "stories",
-        "entity",
-        "evidence",
-        "version",
-        "status",
-        "contract",
-        "contract_id",
-        "name",
-        "kind",
-        "title",
-        "scope",
-        "description",
-        "summary",
-        "motivation",
-        "abstract",
-        "date",
-        "created",
-        "updated",
-        "shipped",
-        "preconditions",
-        "postconditions",
-        "invariants",
-        "gates",
-        "discharge_status",
-        "discharge_status_note",
-        "changelog",
-        "references",
-        "depends_on",
-        "targets",
-        "captures",
-        "inputs",
-        "require",
-        "markers",
-    ]
+# What these sections say is in objects of their own, nothing else of them is left to keep.
+_SECTIONS = frozenset(
+    {"proof_obligations", "targets", "captures", "inputs", "require", "markers", TESTS, OLD_TESTS}
 )
 
 
@@ -106,13 +59,12 @@ def normalise(document: Document, vocabulary: Vocabulary) -> Contract:
     """
     data = document.data
     metadata = data.get("metadata") or {}
-    known = {each.name for each in fields(Contract)} | {"metadata", "proof_obligations"}
     return Contract(
         path=document.path,
         id=_contract_id(document, metadata),
-        version=_first_text(({**metadata, **data}), ("version",)) or None,
+        version=_first_text({**data, **metadata}, ("version",)) or None,
         description=_first_text({**data, **metadata}, ("description", "summary", "abstract")),
-        claimed_status=_first_text({**metadata, **data}, _STATUS) or None,
+        claimed_status=_first_text({**data, **metadata}, _STATUS) or None,
         require=_status(data.get("require")),
         markers=tuple(data.get("markers") or ()),
         equations=tuple(_equations(document)),
@@ -121,7 +73,7 @@ def normalise(document: Document, vocabulary: Vocabulary) -> Contract:
         captures=_captures(document, vocabulary),
         inputs=_inputs(document),
         falsifiers=tuple(_falsifier(entry, document, vocabulary) for entry in entries(data)),
-        extra=MappingProxyType({key: data[key] for key in data if key not in known}),
+        extra=MappingProxyType({key: data[key] for key in data if key not in _SECTIONS}),
         notices=tuple(_notices(document)),
     )
 
@@ -135,10 +87,19 @@ def _contract_id(document: Document, metadata: Mapping[str, Any]) -> str:
 
 
 def _notices(document: Document) -> Iterator[Notice]:
-    unknown = [key for key in document.data if key not in _FIELD_KEYS]
-    if unknown:
-        listed = ", ".join(f"`{key}`" for key in unknown)
-        line = document.line((unknown[0],))
+    schema = contract_schema()
+    top = [((key,), key) for key in document.data if key not in schema["properties"]]
+    known = schema["$defs"]["falsifier"]["properties"]
+    inner = [
+        ((*entry.at, key), f"{entry.at[0]}[].{key}")
+        for entry in entries(document.data)
+        for key in entry.body
+        if key not in known
+    ]
+    places = dict(reversed([(name, at) for at, name in (*top, *inner)]))
+    if places:
+        listed = ", ".join(f"`{name}`" for name in reversed(places))
+        line = min(map(document.line, places.values()))
         yield Notice(line=line, text=f"keys that nothing reads: {listed}")
 
 
@@ -150,6 +111,7 @@ def _equations(document: Document) -> Iterator[Equation]:
             line=document.line(at),
             formula=formula,
             invariants=_texts(body.get("invariants")),
+            extra=MappingProxyType({key: body[key] for key in body if key not in _EQUATION}),
         )
 
 

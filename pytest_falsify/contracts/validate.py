@@ -66,6 +66,7 @@ def _misnamed(document: Document, vocabulary: Vocabulary) -> Iterator[Problem]:
     for entry in found:
         if data.get("targets") or "check" not in entry.body:
             yield from _dangling((*entry.at, "targets"), entry.body.get("targets"), data, "targets")
+        yield from _not_finite(entry.body.get("discharge"), (*entry.at, "discharge"))
         if "check" in entry.body:
             yield from _executable(entry, data, vocabulary)
 
