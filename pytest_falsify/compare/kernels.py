@@ -1,33 +1,60 @@
 """One pass over a pair of tensors: everything that can be asked of it later, row by row.
 
-The pass works on blocks of at most ``BLOCK`` values, which stay in the processor's cache, and adds
-in float64. The sums of a row depend on its values and its length alone: not on the rows beside it,
-on how the tensor is cut, or on the number of threads (a block is too short for a BLAS to split).
+The pass works on a few rows at a time, which stay in the processor's cache. Up to ``BLOCK`` values
+of at most 32 bits are added in float32, as long as their squares keep to its range; all else, and
+the sums of the blocks, in float64. The sums of a row depend on its values and its length alone:
+not on the rows beside it, on how the tensor is cut, or on the number of threads.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from pytest_falsify.compare.rows import FLOATS, INTEGERS, RowSums
+from pytest_falsify.compare.rows import (
+    ABS_D,
+    D2,
+    FINITE,
+    MAX_ABS_D,
+    MAX_ULP,
+    MISMATCHED,
+    NONFINITE_MISMATCH,
+    NONFINITE_X,
+    NONFINITE_Y,
+    WHERE,
+    X2,
+    XD,
+    Y2,
+    D,
+    N,
+    RowSums,
+)
+from pytest_falsify.compare.statistics import merge_all
 from pytest_falsify.errors import AlignmentError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable
+    from typing import Never
 
-    from pytest_falsify.compare.statistics import PairStatistics
+    from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
 BLOCK = 8192
-"""Values in a block: three of them in float64 fit the second-level cache of any server core."""
-
+"""Values in one sum: few enough that float32 keeps its digits and no BLAS starts a thread."""
+PASS = 32768
+"""Values looked at together: few enough for the second-level cache."""
+FAST_FROM = 1 << 18
+"""Values from which the compiled pass, where it is installed, is worth its import. The size alone
+decides, so that the same pair always gives the same bits."""
+SMALLEST_NARROW_SQUARE, LARGEST_NARROW_SQUARE = 1e-28, 1e37
+"""Outside of these a sum of squares in float32 has lost digits, and the row is done in float64."""
 LONG_ROW = 512
 LARGEST = 2**63 - 1
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NARROW_FLOATS = frozenset(
     np.dtype(each)
@@ -58,11 +85,44 @@ def pair_sums(x: Array, y: Array, *, row_length: int) -> RowSums:
     flat_x, flat_y = (np.ascontiguousarray(each).reshape(-1) for each in (x, y))
     sums = RowSums.zeros(flat_x.size // row_length, row_length)
     with np.errstate(all="ignore"):
-        if row_length <= BLOCK:
+        if (fast := _fast_pass(x, y)) is not None:
+            fast(flat_x, flat_y, sums)
+        elif row_length <= BLOCK:
             _measure_short_rows(flat_x, flat_y, sums)
         else:
             _measure_long_rows(flat_x, flat_y, sums)
     return sums
+
+
+def _fast_pass(x: Array, y: Array) -> Callable[[Array, Array, RowSums], None] | None:
+    if x.size < FAST_FROM or x.dtype.kind in "biu" or y.dtype.kind in "biu":
+        return None
+    return _compiled()
+
+
+@cache
+def _compiled() -> Callable[[Array, Array, RowSums], None] | None:
+    """Return the compiled pass, or None where numba is not installed."""
+    try:
+        from pytest_falsify.compare.fast import measure
+    except ImportError:
+        return None
+    return measure
+
+
+class _Pair(NamedTuple):
+    """A few rows, (rows, length) each, as they are and in the dtype to calculate in."""
+
+    x: Array
+    y: Array
+    wide_x: Array
+    wide_y: Array
+
+    def mismatches(self) -> Array:
+        """Return zero where the bits agree, another integer where they do not."""
+        if self.x.dtype == self.y.dtype:
+            return _bits(self.x) ^ _bits(self.y)
+        return _bits(self.wide_x) ^ _bits(self.wide_y)
 
 
 @cache
@@ -72,151 +132,180 @@ def is_measurable(dtype: np.dtype[Any]) -> bool:
 
 
 def _refuse_unlike(x: Array, y: Array, row_length: int) -> None:
-    sides = f"oracle {x.shape} {x.dtype}, subject {y.shape} {y.dtype}"
     if x.shape != y.shape:
-        msg = f"the shapes differ: {sides}"
-        raise AlignmentError(msg, expected="two tensors of one shape")
+        _refuse("the shapes differ", x, y, "two tensors of one shape")
     if row_length < 1 or x.size % row_length:
-        msg = f"rows of {row_length} values do not fill the tensors: {sides}"
-        raise AlignmentError(msg, expected="a row length that divides the number of values")
+        what = f"rows of {row_length} values do not fill the tensors"
+        _refuse(what, x, y, "a row length that divides the number of values")
     if not (is_measurable(x.dtype) and is_measurable(y.dtype)):
-        msg = f"a dtype that cannot be measured: {sides}"
-        raise AlignmentError(msg, expected="float64/32/16, bfloat16, fp8, integers or booleans")
+        expected = "float64/32/16, bfloat16, fp8, integers or booleans"
+        _refuse("a dtype that cannot be measured", x, y, expected)
+
+
+def _refuse(what: str, x: Array, y: Array, expected: str) -> Never:
+    msg = f"{what}: oracle {x.shape} {x.dtype}, subject {y.shape} {y.dtype}"
+    raise AlignmentError(msg, expected=expected)
 
 
 def _measure_short_rows(x: Array, y: Array, sums: RowSums) -> None:
     length = sums.row_length
-    step = BLOCK // length
+    step = max(1, PASS // length)
     x, y = x.reshape(-1, length), y.reshape(-1, length)
     for start in range(0, len(sums), step):
-        stop = min(start + step, len(sums))
-        _measure(x[start:stop], y[start:stop], sums.slice(start, stop))
+        rows = slice(start, start + step)
+        _measure(x[rows], y[rows], sums.floats[:, rows], sums.integers[:, rows])
 
 
 def _measure_long_rows(x: Array, y: Array, sums: RowSums) -> None:
     length = sums.row_length
     for index in range(len(sums)):
         row = slice(index * length, (index + 1) * length)
-        whole = _segments(x[row], y[row], BLOCK)
-        statistics = whole.total()
-        rest = length % BLOCK
-        if rest:
-            tail = slice((index + 1) * length - rest, (index + 1) * length)
-            statistics = statistics.merge(_segments(x[tail], y[tail], rest).total())
-        _store(sums, index, statistics)
+        parts = [_segments(x[row], y[row], 0, length // BLOCK * BLOCK, BLOCK)]
+        if length % BLOCK:
+            parts.append(_segments(x[row], y[row], length // BLOCK * BLOCK, length, length % BLOCK))
+        sums.store(index, merge_all(part.total() for part in parts))
 
 
-def _segments(x: Array, y: Array, length: int) -> RowSums:
-    count = x.size // length
-    parts = RowSums.zeros(count, length)
-    _measure_short_rows(x[: count * length], y[: count * length], parts)
+def _segments(x: Array, y: Array, start: int, stop: int, length: int) -> RowSums:
+    parts = RowSums.zeros((stop - start) // length, length)
+    _measure_short_rows(x[start:stop], y[start:stop], parts)
     return parts
 
 
-def _store(sums: RowSums, index: int, statistics: PairStatistics) -> None:
-    for name in (*FLOATS, *INTEGERS):
-        sums.column(name)[index] = getattr(statistics, name)
+def _measure(x: Array, y: Array, floats: Array, integers: Array) -> None:
+    """Fill in the facts of a few rows.
 
-
-def _measure(x: Array, y: Array, sums: RowSums) -> None:
-    """Fill in the sums of a few rows: x, y (rows, length)."""
-    wide_x = _widened(x)
-    sums.column("n")[:] = sums.column("finite")[:] = sums.row_length
-    sums.column("sum_x2")[:] = _dots(wide_x, wide_x)
-    if _have_equal_bits(x, y) and np.isfinite(sums.column("sum_x2")).all():
-        sums.column("sum_y2")[:] = sums.column("sum_x2")
+    Args:
+        x: (rows, length), any dtype.
+        y: (rows, length), any dtype.
+        floats: (len(rows.FLOATS), rows), to be written.
+        integers: (len(rows.INTEGERS), rows), zeros, to be written.
+    """
+    integers[N] = integers[FINITE] = x.shape[1]
+    if not (is_narrow(x.dtype) and is_narrow(y.dtype)):
+        measure_in_float64(x, y, floats, integers)
         return
-    wide_y = _widened(y)
-    sums.column("sum_y2")[:] = _dots(wide_y, wide_y)
-    has_nonfinite = not np.isfinite(sums.column("sum_x2") + sums.column("sum_y2")).all()
-    if x.dtype != y.dtype:
-        sums.column("mismatched")[:] = _count(_bits(wide_x) != _bits(wide_y))
-        x, y = _in_one_dtype(x, y)
-    else:
-        sums.column("mismatched")[:] = _count(_bits(x) != _bits(y))
-    if has_nonfinite:
-        x, y, wide_x, wide_y = _without_nonfinite(x, y, wide_x, wide_y, sums)
-    _measure_difference(wide_x, wide_y, sums)
-    sums.column("max_ulp")[:] = _distances(x, y)
+    pair = _Pair(x, y, widened(x, FLOAT32), widened(y, FLOAT32))
+    _measure_plainly(pair, floats, integers)
+    again = ~_is_in_range(floats)
+    if again.any():
+        some_floats, some_integers = floats[:, again], integers[:, again]
+        measure_in_float64(x[again], y[again], some_floats, some_integers)
+        floats[:, again], integers[:, again] = some_floats, some_integers
 
 
-def _measure_difference(x: Array, y: Array, sums: RowSums) -> None:
-    """Fill in all sums of d: x, y (rows, length) float64, finite; y is overwritten."""
-    d = np.subtract(y, x, out=y)
-    sums.column("sum_d2")[:] = _dots(d, d)
-    sums.column("sum_xd")[:] = _dots(x, d)
-    sums.column("sum_d")[:] = np.add.reduce(d, axis=1)
-    magnitude = np.abs(d, out=d)
-    sums.column("sum_abs_d")[:] = np.add.reduce(magnitude, axis=1)
-    places = magnitude.argmax(axis=1)
-    sums.column("max_abs_d")[:] = magnitude[np.arange(len(sums)), places]
-    has_stray = sums.column("nonfinite_mismatch") > 0
-    np.copyto(sums.column("where"), places, where=~has_stray)
-
-
-def _without_nonfinite(
-    x: Array, y: Array, wide_x: Array, wide_y: Array, sums: RowSums
-) -> tuple[Array, Array, Array, Array]:
-    """Count NaN and infinities, and return the pair with zeros in their places."""
-    is_finite_x, is_finite_y = np.isfinite(wide_x), np.isfinite(wide_y)
+def measure_in_float64(x: Array, y: Array, floats: Array, integers: Array) -> None:
+    """Fill in the facts of rows with any values, NaN and infinities among them."""
+    pair = _Pair(x, y, widened(x, FLOAT64), widened(y, FLOAT64))
+    is_finite_x, is_finite_y = np.isfinite(pair.wide_x), np.isfinite(pair.wide_y)
     is_finite = is_finite_x & is_finite_y
-    is_stray = ~is_finite & ~(wide_x == wide_y)
-    sums.column("finite")[:] = is_finite.sum(axis=1)
-    sums.column("nonfinite_x")[:] = sums.row_length - is_finite_x.sum(axis=1)
-    sums.column("nonfinite_y")[:] = sums.row_length - is_finite_y.sum(axis=1)
-    sums.column("nonfinite_mismatch")[:] = is_stray.sum(axis=1)
-    sums.column("where")[:] = is_stray.argmax(axis=1)
-    x, y, wide_x, wide_y = (
-        np.where(is_finite, each, each.dtype.type(0)) for each in (x, y, wide_x, wide_y)
-    )
-    sums.column("sum_x2")[:] = _dots(wide_x, wide_x)
-    sums.column("sum_y2")[:] = _dots(wide_y, wide_y)
-    return x, y, wide_x, wide_y
+    if is_finite.all():
+        _measure_plainly(pair, floats, integers)
+        return
+    is_stray = ~is_finite & ~(pair.wide_x == pair.wide_y)
+    mismatched = _counts(pair.mismatches())
+    without = _Pair(*(np.where(is_finite, each, each.dtype.type(0)) for each in pair))
+    _measure_plainly(without, floats, integers)
+    integers[MISMATCHED] = mismatched
+    integers[FINITE] = is_finite.sum(axis=1)
+    integers[NONFINITE_X] = x.shape[1] - is_finite_x.sum(axis=1)
+    integers[NONFINITE_Y] = x.shape[1] - is_finite_y.sum(axis=1)
+    integers[NONFINITE_MISMATCH] = is_stray.sum(axis=1)
+    np.copyto(integers[WHERE], is_stray.argmax(axis=1), where=is_stray.any(axis=1))
 
 
-def _widened(values: Array) -> Array:
-    """Return a new array of the values in float64."""
-    if values.dtype == BFLOAT16:
-        upper_half = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
-        return upper_half.view(np.float32).astype(np.float64)
-    if values.dtype in NARROW_FLOATS:
-        return _eight_bit_values(values.dtype)[values.view(np.uint8)]
-    return values.astype(np.float64)
+def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
+    """Fill in the facts of rows without NaN and infinities."""
+    wide_x, wide_y = pair.wide_x, pair.wide_y
+    floats[X2] = _dots(wide_x, wide_x)
+    mismatches = pair.mismatches()
+    if not mismatches.any():
+        floats[Y2] = floats[X2]
+        floats[D2:] = 0
+        integers[MISMATCHED:] = 0
+        return
+    d = wide_y - wide_x
+    ones = _ones(d.dtype, d.shape[1])
+    floats[Y2] = _dots(wide_y, wide_y)
+    floats[D2] = _dots(d, d)
+    floats[XD] = _dots(wide_x, d)
+    floats[D] = _dots(d, ones)
+    magnitude = np.abs(d, out=d)
+    floats[ABS_D] = _dots(magnitude, ones)
+    places = integers[WHERE] = magnitude.argmax(axis=1)
+    rows = np.arange(len(places))
+    floats[MAX_ABS_D] = np.abs(np.subtract(wide_y[rows, places], wide_x[rows, places], dtype=float))
+    integers[MISMATCHED] = _counts(mismatches)
+    integers[MAX_ULP] = _distances(*in_one_dtype(pair.x, pair.y))
+
+
+def _is_in_range(floats: Array) -> NDArray[np.bool_]:
+    """Tell of which rows the sums of squares in float32 have neither over- nor underflown."""
+    squares = floats[: D2 + 1]
+    is_plain = (squares > SMALLEST_NARROW_SQUARE) & (squares < LARGEST_NARROW_SQUARE)
+    is_plain[D2] |= floats[MAX_ABS_D] == 0
+    return np.asarray(is_plain.all(axis=0))
 
 
 @cache
-def _eight_bit_values(dtype: np.dtype[Any]) -> Array:
-    return np.arange(256, dtype=np.uint8).view(dtype).astype(np.float64)
+def is_narrow(dtype: np.dtype[Any]) -> bool:
+    """Tell whether float32 holds every value of a dtype."""
+    return np.can_cast(dtype, FLOAT32) if dtype in MEASURABLE else dtype in NARROW_FLOATS
 
 
-def _dots(a: Array, b: Array) -> Array:
-    """Return the dot product of each row of a with the same row of b: (rows,)."""
+def widened(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return the values in float32 or float64; as they are, where that is their dtype."""
+    if values.dtype == BFLOAT16:
+        upper_half = values.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return upper_half.view(FLOAT32).astype(dtype, copy=False)
+    if values.dtype in NARROW_FLOATS:
+        return _eight_bit_values(values.dtype, dtype).take(values.view(np.uint8))
+    return values.astype(dtype, copy=False)
+
+
+@cache
+def _eight_bit_values(narrow: np.dtype[Any], wide: np.dtype[Any]) -> Array:
+    return np.arange(256, dtype=np.uint8).view(narrow).astype(wide)
+
+
+@lru_cache(maxsize=16)
+def _ones(dtype: np.dtype[Any], length: int) -> Array:
+    return np.ones((1, length), dtype)
+
+
+def _dots(a: Array, b: Array) -> Any:
+    """Return the dot product of each row of a with the same row of b: (rows,), or one number."""
+    if len(a) == 1:
+        return np.dot(a[0], b[0])
     products: Array = np.matmul(a[:, np.newaxis, :], b[:, :, np.newaxis])
     return products[:, 0, 0]
 
 
-def _count(truths: NDArray[np.bool_]) -> Array:
-    """Return how many values of each row are true; counting a long row alone is 4 times faster."""
-    if truths.shape[1] < LONG_ROW:
-        counts: Array = truths.sum(axis=1)
+def _counts(integers: Array) -> Array:
+    """Return how many values of each row are not 0; counting a long row alone is much faster."""
+    if integers.shape[1] < LONG_ROW:
+        counts: Array = (integers != 0).sum(axis=1)
         return counts
-    return np.array([np.count_nonzero(row) for row in truths])
+    return np.array([np.count_nonzero(row) for row in integers])
 
 
 def _bits(values: Array) -> Array:
     return values.view(f"i{values.dtype.itemsize}")
 
 
-def _have_equal_bits(x: Array, y: Array) -> bool:
-    return x.dtype == y.dtype and bool((_bits(x) == _bits(y)).all())
+def in_one_dtype(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return both in the dtype that units in the last place are counted in.
 
-
-def _in_one_dtype(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return both in the coarser float dtype; an integer beside a float becomes float64."""
+    It is the coarser of two float dtypes, and float64 where one of the two is an integer.
+    """
+    if x.dtype == y.dtype:
+        return x, y
     dtype = _common_dtype(x.dtype, y.dtype)
     if dtype.kind in "iu":
         return x.astype(dtype), y.astype(dtype)
-    x, y = (each if each.dtype == dtype else _widened(each).astype(dtype) for each in (x, y))
+    x, y = (
+        each if each.dtype == dtype else widened(each, FLOAT64).astype(dtype) for each in (x, y)
+    )
     return x, y
 
 
@@ -245,9 +334,10 @@ def _steps(x: Array, y: Array) -> Array:
     steps = _unsigned(np.abs(x - y))
     is_opposite = (x ^ y) < 0
     if is_opposite.any():
+        places = np.flatnonzero(is_opposite)
         magnitude = np.iinfo(x.dtype).max
-        from_zero = (_unsigned(each[is_opposite] & magnitude) for each in (x, y))
-        steps[is_opposite] = sum(from_zero)
+        from_zero = (_unsigned(each.take(places) & magnitude) for each in (x, y))
+        steps.put(places, sum(from_zero))
     return steps
 
 

@@ -152,7 +152,7 @@ class Violation:
             return f"{self.site}: {self.reason}{at} ({self.limit})"
         beyond = "above" if self.limit.side == "max" else "below"
         return (
-            f"{self.site}: {self.metric} {self.observed:.6g} is {beyond} {self.limit.value:.6g}{at}"
+            f"{self.site}: {self.metric} {self.observed:.3g} is {beyond} {self.limit.value:.6g}{at}"
         )
 
 

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 FLOATS = (*SUMS, "max_abs_d")
 INTEGERS = (*COUNTS, "max_ulp", "where")
+X2, Y2, D2, ABS_D, D, XD, MAX_ABS_D = range(len(FLOATS))
+N, FINITE, NONFINITE_X, NONFINITE_Y, NONFINITE_MISMATCH, MISMATCHED, MAX_ULP, WHERE = range(
+    len(INTEGERS)
+)
 
-_F = {name: column for column, name in enumerate(FLOATS)}
-_I = {name: column for column, name in enumerate(INTEGERS)}
+_FLOAT = {name: column for column, name in enumerate(FLOATS)}
+_INTEGER = {name: column for column, name in enumerate(INTEGERS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,8 +35,8 @@ class RowSums:
 
     Attributes:
         row_length: how many values a row has.
-        floats: (rows, len(FLOATS)) float64.
-        integers: (rows, len(INTEGERS)) int64; ``where`` counts from the start of its row.
+        floats: (len(FLOATS), rows) float64.
+        integers: (len(INTEGERS), rows) int64; ``where`` counts from the start of its row.
     """
 
     row_length: int
@@ -44,41 +48,40 @@ class RowSums:
         """Return sums to be filled in."""
         return cls(
             row_length=row_length,
-            floats=np.zeros((rows, len(FLOATS))),
-            integers=np.zeros((rows, len(INTEGERS)), np.int64),
+            floats=np.zeros((len(FLOATS), rows)),
+            integers=np.zeros((len(INTEGERS), rows), np.int64),
         )
 
     def __len__(self) -> int:
-        return len(self.floats)
+        return int(self.floats.shape[1])
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one fact of every row, as a view: (rows,)."""
-        return self.floats[:, _F[name]] if name in _F else self.integers[:, _I[name]]
-
-    def slice(self, start: int, stop: int) -> RowSums:
-        """Return some of the rows, as a view."""
-        return RowSums(
-            row_length=self.row_length,
-            floats=self.floats[start:stop],
-            integers=self.integers[start:stop],
-        )
+        facts: NDArray[Any] = self.floats if name in _FLOAT else self.integers
+        column: NDArray[Any] = facts[_FLOAT[name] if name in _FLOAT else _INTEGER[name]]
+        return column
 
     def row(self, index: int) -> PairStatistics:
         """Return the statistics of one row."""
         return PairStatistics(
-            **dict(zip(FLOATS, self.floats[index].tolist(), strict=True)),
-            **dict(zip(INTEGERS, self.integers[index].tolist(), strict=True)),
+            **dict(zip(FLOATS, self.floats[:, index].tolist(), strict=True)),
+            **dict(zip(INTEGERS, self.integers[:, index].tolist(), strict=True)),
         )
+
+    def store(self, index: int, statistics: PairStatistics) -> None:
+        """Write the statistics of one row."""
+        self.floats[:, index] = [getattr(statistics, name) for name in FLOATS]
+        self.integers[:, index] = [getattr(statistics, name) for name in INTEGERS]
 
     def total(self) -> PairStatistics:
         """Return the statistics of all rows; each sum is rounded once, so order does not count."""
         if len(self) == 0:
             return PairStatistics()
         worst = self._worst_difference()
-        facts: dict[str, Any] = {name: exact_sum(self.column(name).tolist()) for name in SUMS}
-        facts |= dict(
-            zip(COUNTS, self.integers[:, : len(COUNTS)].sum(axis=0).tolist(), strict=True)
-        )
+        facts: dict[str, Any] = {
+            name: exact_sum(row) for name, row in zip(SUMS, self.floats.tolist(), strict=False)
+        }
+        facts |= dict(zip(COUNTS, self.integers[: len(COUNTS)].sum(axis=1).tolist(), strict=True))
         return PairStatistics(
             **facts,
             max_ulp=int(self.column("max_ulp").max()),
