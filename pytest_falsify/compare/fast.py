@@ -101,7 +101,7 @@ def _add_block(x: Array, y: Array, sums: Array, differences: Array) -> None:
     """Add the values of a block to the sums of its row, and leave |d| behind."""
     x2 = y2 = d2 = abs_d = sum_d = xd = 0.0
     for i in range(x.size):
-        a, b = float(x[i]), float(y[i])
+        a, b = np.float64(x[i]), np.float64(y[i])
         d = b - a
         x2 += a * a
         y2 += b * b
@@ -196,7 +196,7 @@ def _measure_rows(
             mismatched += _count_mismatches(marks[0][row, start:stop], marks[1][row, start:stop])
             distance = np.uint64(_farthest(steps[0][row, start:stop], steps[1][row, start:stop]))
             farthest = max(farthest, distance)
-        sums[MAX_ABS_D] = abs(float(y[row, place]) - float(x[row, place]))
+        sums[MAX_ABS_D] = abs(np.float64(y[row, place]) - np.float64(x[row, place]))
         floats[:, row] = sums
         integers[MISMATCHED, row] = mismatched
         integers[MAX_ULP, row] = np.int64(min(farthest, LARGEST))

@@ -113,3 +113,15 @@ def test_a_large_pair_is_given_to_the_compiled_pass(monkeypatch):
     kernels.pair_sums(np.zeros(7), np.zeros(7), row_length=7)
     kernels.pair_sums(np.zeros(8, int), np.zeros(8, int), row_length=8)
     assert called == [True]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_are_kept_in_float64_for_every_dtype(dtype):
+    generator = np.random.default_rng(5)
+    x = generator.standard_normal(5000).astype(dtype)
+    y = (x.astype(np.float64) + 1e-2 * generator.standard_normal(5000)).astype(dtype)
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    total = fast(x, y, 5000).total()
+    assert total.sum_d2 == pytest.approx(math.fsum((b - a) ** 2), rel=1e-13)
+    assert total.sum_x2 == pytest.approx(math.fsum(a * a), rel=1e-13)
+    assert total.sum_xd == pytest.approx(math.fsum(a * (b - a)), rel=1e-10)
