@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.model import Contract, Falsifier, Target
 
 VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()
+OWN_MARKS = {"cpu", "gpu", "algorithm", "live"}
 LANES = {"cpu": ("cpu",), "cuda": ("gpu",), "auto": ("cpu", "gpu")}
 
 
@@ -73,13 +74,17 @@ class FalsifierItem(pytest.Function):
         self.claim: Claim = Claim(contract=contract, falsifier=falsifier, target=target)
         super().__init__(callobj=self._body(), **kwargs)
         for mark in marks_of(contract, target):
+            if mark not in OWN_MARKS:
+                self.config.addinivalue_line("markers", f"{mark}: a mark of {contract.id}")
             self.add_marker(mark)
 
     def _body(self) -> Any:
-        def body(*, falsify_captures: Any, falsify_compare: Any) -> None:
+        def body(*, falsify_device: Any, falsify_captures: Any, falsify_compare: Any) -> None:
+            # The device is asked for first, so that an absent one blocks whoever makes captures.
+            del falsify_device
             self._try(falsify_captures, falsify_compare)
 
-        names = ("falsify_captures", "falsify_compare")
+        names = ("falsify_device", "falsify_captures", "falsify_compare")
         parameters = [Parameter(name, Parameter.KEYWORD_ONLY) for name in names]
         body.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # pytest reads it
         return body
@@ -95,6 +100,17 @@ class FalsifierItem(pytest.Function):
         if verdict.outcome is not Outcome.HELD:
             pytest.skip(f"{verdict.outcome.value}: {'; '.join(verdict.reasons)}")
 
+    if hasattr(pytest.Item, "id"):
+
+        @property
+        def id(self) -> Any:
+            """The structured form of the node id, as reading the node id gives it.
+
+            pytest 9.2 builds an item's from its name, bracket included, and a report's from its
+            node id, bracket apart; as long as the two differ, ``--last-failed`` finds nothing.
+            """
+            return type(super().id).parse(self.nodeid)
+
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return the file, the 0-based line and the name that pytest shows."""
         return self.path, self.claim.falsifier.line - 1, f"{self.path.name}::{self.name}"
@@ -104,7 +120,11 @@ class FalsifierItem(pytest.Function):
         path = os.path.relpath(self.path, self.config.invocation_params.dir)
         return f"{path}:{self.claim.falsifier.line}"
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+    def repr_failure(
+        self,
+        excinfo: pytest.ExceptionInfo[BaseException],
+        style: Any = None,  # noqa: ARG002 - pytest.Node has it, pytest.Function decides it itself
+    ) -> Any:
         """Show a refutation as a table, a mistake of the user's in one line, else a traceback."""
         if isinstance(excinfo.value, RefutedError):
             from pytest_falsify.report.refutation import render_refutation
@@ -118,7 +138,7 @@ class FalsifierItem(pytest.Function):
             )
         if isinstance(excinfo.value, FalsifyError):
             return self.explain(excinfo.value)
-        return super().repr_failure(excinfo) if style is None else super(pytest.Function, self).repr_failure(excinfo, style)
+        return super().repr_failure(excinfo)
 
     def explain(self, error: FalsifyError) -> str:
         """Return an error's text with the falsifier's place where it has none of its own."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pytest_falsify.contracts.digest import entry_digest
+from pytest_falsify.ledger.block import EntryFacts
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -44,3 +47,18 @@ def vocabulary() -> Vocabulary:
         engines={name: engine(name).options for name in engine_names()},
         stage=canonical,
     )
+
+
+def entry_facts(contract: Contract) -> dict[str, EntryFacts]:
+    """Return what the ledger needs to know of a contract's entries."""
+    return {
+        each.id: EntryFacts(
+            entry=entry_digest(contract, each),
+            targets=tuple(target.name for target in contract.targets_of(each)),
+            discharge=each.discharge,
+            require=each.require or contract.require,
+            path=str(contract.path),
+            line=each.line,
+        )
+        for each in contract.falsifiers
+    }

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_falsify._loading import load
-from pytest_falsify.contracts.digest import entry_digest
+from pytest_falsify._loading import entry_facts, load
 from pytest_falsify.errors import FalsifyError
-from pytest_falsify.ledger.block import EntryFacts, Ledger
 from pytest_falsify.ledger.evidence import Observation, Outcome
 from pytest_falsify.ledger.journal import Journal
 from pytest_falsify.ledger.merge import fold
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_falsify.contracts.model import Contract
+    from pytest_falsify.ledger.block import FalsifierBlock, Ledger
 
 ATTRIBUTE = "_falsify"
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -257,45 +256,32 @@ def required_status(contract: Contract, falsifier_id: str, gate: str) -> Status:
 
 def contradictions(before: Ledger, after: Ledger) -> list[str]:
     """Return, in words, where what is on file is not what the evidence says today."""
-    found = [f"{gone} is no longer in the contract" for gone in before.blocks.keys() - after.blocks]
-    for id_, block in after.blocks.items():
-        known = before.blocks.get(id_)
-        if known is None:
-            found.append(f"{id_} is not on file")
-            continue
-        if known == block or id_ in improvements(before, after):
-            continue
-        old, new = judge(known)[0], judge(block)
-        if new[0].rank < old.rank or new[0] is Status.FALSIFIED:
-            found.append(f"{id_} is {new[0].value}, on file {old.value}: {new[1]}")
-        elif (known.entry, known.today) != (block.entry, block.today):
-            found.append(f"{id_} is on file for something that has changed since")
-    return sorted(found)
+    gone = [
+        f"{id_} is no longer in the contract" for id_ in before.blocks if id_ not in after.blocks
+    ]
+    found = [_contradiction(id_, before.blocks.get(id_), new) for id_, new in after.blocks.items()]
+    return [*gone, *(each for each in found if each)]
+
+
+def _contradiction(id_: str, old: FalsifierBlock | None, new: FalsifierBlock) -> str | None:
+    if old is None:
+        return f"{id_} is not on file"
+    (was, _), (now, because) = judge(old), judge(new)
+    if now.rank < was.rank or (now is Status.FALSIFIED and new != old):
+        return f"{id_} is {now.value}, on file {was.value}: {because}"
+    if now.rank == was.rank and (old.entry, old.today) != (new.entry, new.today):
+        return f"{id_} is on file for something that has changed since"
+    return None
 
 
 def improvements(before: Ledger, after: Ledger) -> list[str]:
     """Return, in words, what the evidence of today supports beyond what is on file."""
     found = []
-    for id_, block in after.blocks.items():
-        known = before.blocks.get(id_)
-        if known is not None and judge(block)[0].rank > judge(known)[0].rank:
-            found.append(f"{id_} could be {judge(block)[0].value}: {judge(block)[1]}")
+    for id_, new in after.blocks.items():
+        old, (now, because) = before.blocks.get(id_), judge(new)
+        if old is not None and now.rank > judge(old)[0].rank:
+            found.append(f"{id_} could be {now.value}: {because}")
     return found
-
-
-def entry_facts(contract: Contract) -> dict[str, EntryFacts]:
-    """Return what the ledger needs to know of a contract's entries."""
-    return {
-        each.id: EntryFacts(
-            entry=entry_digest(contract, each),
-            targets=tuple(target.name for target in contract.targets_of(each)),
-            discharge=each.discharge,
-            require=each.require or contract.require,
-            path=str(contract.path),
-            line=each.line,
-        )
-        for each in contract.falsifiers
-    }
 
 
 def root_of(config: pytest.Config) -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 
 class FalsifyError(Exception):
@@ -46,7 +43,8 @@ class FalsifyError(Exception):
     def _place(self) -> str:
         if self.path is None:
             return ""
-        return f"{self.path}: " if self.line is None else f"{self.path}:{self.line}: "
+        path = _from_here(Path(self.path))
+        return f"{path}: " if self.line is None else f"{path}:{self.line}: "
 
     def located(self, path: Path | str, line: int | None) -> FalsifyError:
         """Return this error with a place, keeping a more exact one that it already has."""
@@ -55,6 +53,14 @@ class FalsifyError(Exception):
         return type(self)(
             self.what, path=path, line=line, expected=self.expected, remedy=self.remedy
         )
+
+
+def _from_here(path: Path) -> Path:
+    """Return a path as a person at the prompt would type it."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
 
 
 class ContractError(FalsifyError):

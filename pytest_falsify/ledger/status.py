@@ -86,7 +86,7 @@ def judge(block: FalsifierBlock) -> tuple[Status, str]:
     if best is None:
         return _unsupported(block, seen)
     words = _WORDS[status](best, block.discharge)
-    notes = [_note(block, each) for each in seen if each is not best and not each.held]
+    notes = [_short_note(block, each) for each in seen if each is not best and not each.held]
     return status, "; ".join([words, *filter(None, notes)])
 
 
@@ -158,6 +158,12 @@ _WORDS = {
     Status.FUNCTIONAL: _functional,
     Status.DISCHARGED: _discharged,
 }
+
+
+def _short_note(block: FalsifierBlock, trial: Trial) -> str:
+    """The note of a target beside a better one: what was absent there is in its evidence."""
+    only_blocked = trial.blocked and not (trial.stale or trial.inconclusive)
+    return f"blocked on {trial.target}" if only_blocked else _note(block, trial)
 
 
 def _note(block: FalsifierBlock, trial: Trial) -> str:
