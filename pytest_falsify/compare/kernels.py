@@ -235,6 +235,7 @@ def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
     places = integers[WHERE] = magnitude.argmax(axis=1)
     rows = np.arange(len(places))
     floats[MAX_ABS_D] = np.abs(np.subtract(wide_y[rows, places], wide_x[rows, places], dtype=float))
+    floats += 0.0  # a sum of zeros is 0, whichever sign the BLAS gives it
     integers[MISMATCHED] = _counts(mismatches)
     integers[MAX_ULP] = _distances(*in_one_dtype(pair.x, pair.y))
 
