@@ -125,8 +125,13 @@ class Falsifier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Something in a contract that is not wrong but that its writer should know."""
+    """Something in a contract that is not wrong but that its writer should know.
 
+    Attributes:
+        at: the way to it from the top of the document.
+    """
+
+    at: tuple[str | int, ...]
     line: int
     text: str
 

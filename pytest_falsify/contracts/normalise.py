@@ -19,6 +19,7 @@ from pytest_falsify.contracts.model import (
     Target,
 )
 from pytest_falsify.contracts.statuses import canonical_status
+from pytest_falsify.contracts.texts import TEST, first_text, text, texts
 from pytest_falsify.contracts.validate import SELECTABLE, contract_schema
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _NAMES = ("id", "contract_id", "contract", "name")
 _RULE = ("rule", "description", "name", "condition", "invariant")
 _PREDICTION = ("prediction", "expected", "expected_output", "assertion", "then")
-_TEST = ("test", "command")
 _IF_FAILS = ("if_fails", "fails_if", "if_test_fails", "action")
 _STATUS = ("status", "discharge_status")
 _CITING = (
@@ -62,9 +62,9 @@ def normalise(document: Document, vocabulary: Vocabulary) -> Contract:
     return Contract(
         path=document.path,
         id=_contract_id(document, metadata),
-        version=_first_text({**data, **metadata}, ("version",)) or None,
-        description=_first_text({**data, **metadata}, ("description", "summary", "abstract")),
-        claimed_status=_first_text({**data, **metadata}, _STATUS) or None,
+        version=first_text({**data, **metadata}, ("version",)) or None,
+        description=first_text({**data, **metadata}, ("description", "summary", "abstract")),
+        claimed_status=first_text({**data, **metadata}, _STATUS) or None,
         require=_status(data.get("require")),
         markers=tuple(data.get("markers") or ()),
         equations=tuple(_equations(document)),
@@ -96,21 +96,21 @@ def _notices(document: Document) -> Iterator[Notice]:
         for key in entry.body
         if key not in known
     ]
-    places = dict(reversed([(name, at) for at, name in (*top, *inner)]))
-    if places:
-        listed = ", ".join(f"`{name}`" for name in reversed(places))
-        line = min(map(document.line, places.values()))
-        yield Notice(line=line, text=f"keys that nothing reads: {listed}")
+    first = dict(reversed([(name, at) for at, name in (*top, *inner)]))
+    if first:
+        listed = ", ".join(f"`{name}`" for name in reversed(first))
+        at = min(first.values(), key=document.line)
+        yield Notice(at=at, line=document.line(at), text=f"keys that nothing reads: {listed}")
 
 
 def _equations(document: Document) -> Iterator[Equation]:
     for name, at, body in _named(document.data.get("equations"), "equations", "equation"):
-        formula = _first_text(body, ("formula", "statement", "latex")) or None
+        formula = first_text(body, ("formula", "statement", "latex")) or None
         yield Equation(
             name=name,
             line=document.line(at),
             formula=formula,
-            invariants=_texts(body.get("invariants")),
+            invariants=texts(body.get("invariants")),
             extra=MappingProxyType({key: body[key] for key in body if key not in _EQUATION}),
         )
 
@@ -121,7 +121,7 @@ def _named(value: Any, key: str, noun: str) -> Iterator[tuple[str, Steps, Mappin
             yield name, (key, name), body if isinstance(body, dict) else {"formula": body}
     for position, body in enumerate(value if isinstance(value, list) else ()):
         mapping = body if isinstance(body, dict) else {"formula": body}
-        name = _first_text(mapping, ("id", "name")) or f"{noun}_{position + 1}"
+        name = first_text(mapping, ("id", "name")) or f"{noun}_{position + 1}"
         yield name, (key, position), mapping
 
 
@@ -131,10 +131,10 @@ def _obligations(document: Document) -> Iterator[Obligation]:
         tolerance = body.get("tolerance")
         yield Obligation(
             line=document.line(("proof_obligations", position)),
-            id=_first_text(body, ("id",)) or None,
-            kind=_first_text(body, ("type",)) or None,
-            property=_first_text(body, ("property", "statement")) or None,
-            formal=_first_text(body, ("formal", "verification")) or None,
+            id=first_text(body, ("id",)) or None,
+            kind=first_text(body, ("type",)) or None,
+            property=first_text(body, ("property", "statement")) or None,
+            formal=first_text(body, ("formal", "verification")) or None,
             tolerance=tolerance if isinstance(tolerance, (int, float, str)) else None,
             extra=MappingProxyType({key: body[key] for key in body if key not in taken}),
         )
@@ -184,7 +184,7 @@ def _inputs(document: Document) -> Mapping[str, InputSpec]:
 
 def _falsifier(entry: Entry, document: Document, vocabulary: Vocabulary) -> Falsifier:
     body = entry.body
-    used = {key for keys in (_RULE, _PREDICTION, _IF_FAILS, _TEST) for key in _used(body, keys)}
+    used = {key for keys in (_RULE, _PREDICTION, _IF_FAILS, TEST) for key in _used(body, keys)}
     used |= {"id", "binds_to", "targets", "require", "check", "discharge", *_used(body, _STATUS)}
     extra = {key: body[key] for key in body if key not in used}
     note = (document.data.get(OLD_TESTS) or {}) if entry.at[0] != OLD_TESTS else {}
@@ -193,24 +193,24 @@ def _falsifier(entry: Entry, document: Document, vocabulary: Vocabulary) -> Fals
     return Falsifier(
         id=entry.id,
         line=document.line(entry.at),
-        rule=_first_text(body, _RULE),
-        prediction=_first_text(body, _PREDICTION),
-        if_fails=_first_text(body, _IF_FAILS),
-        test=_first_text(body, _TEST) or None,
-        binds_to=_texts(body.get("binds_to")),
-        targets=_texts(body.get("targets")),
+        rule=first_text(body, _RULE),
+        prediction=first_text(body, _PREDICTION),
+        if_fails=first_text(body, _IF_FAILS),
+        test=first_text(body, TEST) or None,
+        binds_to=texts(body.get("binds_to")),
+        targets=texts(body.get("targets")),
         require=_status(body.get("require")),
         check=_check(entry, document, vocabulary) if "check" in body else None,
-        claimed_status=_first_text(body, _STATUS) or None,
+        claimed_status=first_text(body, _STATUS) or None,
         discharge=MappingProxyType(body.get("discharge") or {}),
-        cited=tuple(_cited(body)),
+        cited=tuple(words for _, words in cited_in(body)),
         is_named=entry.is_named,
         extra=MappingProxyType(extra),
     )
 
 
 def _used(body: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if _text(body.get(key))][:1]
+    return [key for key in keys if text(body.get(key))][:1]
 
 
 def _check(entry: Entry, document: Document, vocabulary: Vocabulary) -> CheckSpec:
@@ -252,15 +252,14 @@ def _is_default(value: Any, schema: JsonSchema) -> bool:
     return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
-def _cited(body: Mapping[str, Any]) -> Iterator[str]:
+def cited_in(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what an entry cites as evidence, in any dialect: the key, and the words."""
     for key in _CITING:
         value = body.get(key)
         if isinstance(value, dict):
-            for name, inner in value.items():
-                if name not in _PROSE_IN_EVIDENCE:
-                    yield from _texts(inner)
-        else:
-            yield from _texts(value)
+            value = [inner for name, inner in value.items() if name not in _PROSE_IN_EVIDENCE]
+        for words in texts(value):
+            yield key, words
 
 
 def _but(body: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -269,31 +268,3 @@ def _but(body: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _status(value: Any) -> str | None:
     return canonical_status(value) if isinstance(value, str) else None
-
-
-def _first_text(body: Mapping[str, Any], keys: Iterable[str]) -> str:
-    return next((text for key in keys if (text := _text(body.get(key)))), "")
-
-
-def _text(value: Any) -> str:
-    match value:
-        case None | dict():
-            return ""
-        case str():
-            return value.strip()
-        case bool():
-            return str(value).lower()
-        case list():
-            return "\n".join(filter(None, map(_text, value)))
-        case _:
-            return str(value)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    """Return one text or a list of them as a tuple; a single-key mapping is `key: text` again."""
-    if isinstance(value, dict):
-        return tuple(f"{key}: {_text(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return tuple(text for item in value for text in _texts(item))
-    text = _text(value)
-    return (text,) if text else ()
