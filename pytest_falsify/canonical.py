@@ -10,6 +10,10 @@ import hashlib
 import json
 from typing import Any
 
+_COMPACT = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
 
 def canonical_bytes(value: Any) -> bytes:
     """Return the one compact spelling of a JSON value.
@@ -18,9 +22,7 @@ def canonical_bytes(value: Any) -> bytes:
         ValueError: when a number is not finite.
         TypeError: when something is not a JSON value.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _COMPACT.encode(value).encode()
 
 
 def digest(value: Any) -> str:

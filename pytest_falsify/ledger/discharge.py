@@ -40,8 +40,10 @@ class Discharge:
         Raises:
             LedgerError: when a demand is unknown or of the wrong type.
         """
+        if not data:
+            return NO_DEMANDS
         what = "discharge"
-        exact_keys(data, what, required=(), optional=("machines", "platforms", "repeats", "signed"))
+        exact_keys(data, what, optional={"machines", "platforms", "repeats", "signed"})
         signed = data.get("signed", False)
         if not isinstance(signed, bool):
             msg = f"'signed' of {what} is {signed!r}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_falsify.canonical import canonical_text
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "urn:pytest-falsify:ledger:1"
 
-_CONFLICT = re.compile(r"^(<{7}|={7}|>{7}|\|{7})( |$)", re.MULTILINE)
+_CONFLICT_MARKERS = ("<<<<<<< ", "=======\n", ">>>>>>> ")
 _RESTORE = "restore the file from git, then run: pytest --falsify --falsify-ledger=update"
-_REQUIRED = ("because", "entry", "evidence", "status", "today")
+_REQUIRED = frozenset({"because", "entry", "evidence", "status", "today"})
 
 
 def to_text(ledger: Ledger) -> str:
@@ -45,12 +44,13 @@ def to_json(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def parse(text: str, path: str | None = None) -> Ledger:
+def parse(text: str, path: str | None = None, *, any_words: bool = False) -> Ledger:
     """Read what ``to_text`` wrote, and believe none of it that can be computed.
 
     Args:
         text: the content of the file.
         path: where it is, for messages.
+        any_words: accept another wording of ``because``, as an older version may have written it.
 
     Raises:
         LedgerError: with path and line, when it is not a ledger or says what its evidence does not
@@ -67,7 +67,7 @@ def parse(text: str, path: str | None = None) -> Ledger:
     except RecursionError:
         msg = "the ledger is nested too deeply"
         raise LedgerError(msg, path=path, line=1, remedy=_RESTORE) from None
-    return _from_json(value, text, path)
+    return _from_json(value, text, path, any_words=any_words)
 
 
 def _block_to_json(block: FalsifierBlock) -> dict[str, Any]:
@@ -91,10 +91,10 @@ def _evidence_to_json(evidence: Evidence, entry: str) -> dict[str, Any]:
     return value
 
 
-def _from_json(value: object, text: str, path: str | None) -> Ledger:
+def _from_json(value: object, text: str, path: str | None, *, any_words: bool) -> Ledger:
     try:
         data = as_object(value, "the ledger")
-        exact_keys(data, "the ledger", required=("contract", "falsifiers", "schema"))
+        exact_keys(data, "the ledger", required={"contract", "falsifiers", "schema"})
         if data["schema"] != SCHEMA:
             msg = f"the schema of the ledger is {data['schema']!r}"
             raise LedgerError(msg, expected=SCHEMA)  # noqa: TRY301 - one place adds path and line
@@ -102,20 +102,18 @@ def _from_json(value: object, text: str, path: str | None) -> Ledger:
         falsifiers = get_object(data, "falsifiers", "the ledger")
     except LedgerError as error:
         raise _placed(error, text, path) from None
-    blocks = {id_: _block(id_, each, text, path) for id_, each in falsifiers.items()}
+    blocks = {}
+    for id_, each in falsifiers.items():
+        try:
+            blocks[id_] = _block_from_json(id_, each, any_words=any_words)
+        except LedgerError as error:
+            raise _placed(error, text, path, id_) from None
     return Ledger(contract=contract, blocks=blocks)
 
 
-def _block(id_: str, value: object, text: str, path: str | None) -> FalsifierBlock:
-    try:
-        return _block_from_json(id_, value)
-    except LedgerError as error:
-        raise _placed(error, text, path, id_) from None
-
-
-def _block_from_json(id_: str, value: object) -> FalsifierBlock:
+def _block_from_json(id_: str, value: object, *, any_words: bool) -> FalsifierBlock:
     data = as_object(value, id_)
-    exact_keys(data, id_, required=_REQUIRED, optional=("discharge",))
+    exact_keys(data, id_, required=_REQUIRED, optional={"discharge"})
     entry = get_text(data, "entry", id_)
     if entry != DISPUTED and not is_digest(entry):
         msg = f"the entry of {id_} is {entry!r}"
@@ -132,7 +130,7 @@ def _block_from_json(id_: str, value: object) -> FalsifierBlock:
         discharge=Discharge.from_mapping(get_object({"discharge": {}} | data, "discharge", id_)),
     )
     _refuse_repetition(id_, evidence)
-    _refuse_assertion(id_, data, block)
+    _refuse_assertion(id_, data, block, any_words=any_words)
     return block
 
 
@@ -142,24 +140,27 @@ def _refuse_repetition(id_: str, evidence: Sequence[Evidence]) -> None:
         raise LedgerError(msg, expected="each piece of evidence once")
 
 
-def _refuse_assertion(id_: str, data: dict[str, Any], block: FalsifierBlock) -> None:
+def _refuse_assertion(
+    id_: str, data: dict[str, Any], block: FalsifierBlock, *, any_words: bool
+) -> None:
     status, because = judge(block)
     for name, computed in (("status", status.value), ("because", because)):
-        if data[name] != computed:
-            msg = f"{name} of {id_} is {data[name]!r}, which its evidence does not say"
+        if data[name] != computed and not (any_words and name == "because"):
+            msg = f"the {name} of {id_} is {data[name]!r}, which is not what its evidence says"
             raise LedgerError(msg, expected=repr(computed))
 
 
 def _refuse_conflicts(text: str, path: str | None) -> None:
-    found = _CONFLICT.search(text)
-    if found:
-        msg = "the ledger holds the conflict markers of a merge"
-        raise LedgerError(
-            msg,
-            path=path,
-            line=text.count("\n", 0, found.start()) + 1,
-            remedy="take either side with git checkout --ours or --theirs, then run it again",
-        )
+    for marker in _CONFLICT_MARKERS:
+        at = f"\n{text}".find(f"\n{marker}")
+        if at >= 0:
+            msg = "the ledger holds the conflict markers of a merge"
+            raise LedgerError(
+                msg,
+                path=path,
+                line=text.count("\n", 0, at) + 1,
+                remedy="take one side with git checkout --ours or --theirs, then run it again",
+            )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,20 +26,25 @@ DISPUTED = "disputed"
 """Stands where merged records name different digests: no confirmation is fresh against it."""
 
 _SIGNIFICANT = ".3g"
-_REQUIRED = (
-    "content",
-    "coverage",
-    "entry",
-    "falsifier",
-    "id",
-    "machine",
-    "observed",
-    "outcome",
-    "platform",
-    "source",
-    "target",
+_PLAIN = (str, int)
+_SEQUENCES = (list, tuple)
+_DIGESTS = frozenset({"subject", "oracle", "inputs"})
+_REQUIRED = frozenset(
+    {
+        "content",
+        "coverage",
+        "entry",
+        "falsifier",
+        "id",
+        "machine",
+        "observed",
+        "outcome",
+        "platform",
+        "source",
+        "target",
+    }
 )
-_OPTIONAL = ("faults", "inputs", "oracle", "reasons", "retracted", "signature", "subject")
+_OPTIONAL = _DIGESTS | {"faults", "reasons", "retracted", "signature"}
 
 
 class Outcome(Enum):
@@ -53,7 +58,7 @@ class Outcome(Enum):
     @property
     def is_decisive(self) -> bool:
         """Whether the claim was decided, one way or the other."""
-        return self in {Outcome.HELD, Outcome.REFUTED}
+        return self is Outcome.HELD or self is Outcome.REFUTED
 
 
 class Source(Enum):
@@ -92,7 +97,7 @@ class Digests:
             LedgerError: when a member is neither a digest nor ``disputed``.
         """
         data = as_object(value, "a set of digests")
-        exact_keys(data, "a set of digests", required=(), optional=cls.NAMES)
+        exact_keys(data, "a set of digests", optional=_DIGESTS)
         for name, each in data.items():
             if each != DISPUTED:
                 _check_digest(name, each)
@@ -134,7 +139,7 @@ class Evidence:
         faults: ``planted`` and ``caught`` faults; None when none were planted.
         retracted: set on a refutation that was declared wrong.
         id: digest of what makes it this piece of evidence.
-        content: digest of all it says, without retraction and signature.
+        content: digest of the id and of all else it says, without retraction and signature.
 
     Raises:
         LedgerError: when a digest is not ``sha256:<64 hex digits>``, or a retraction stands on
@@ -163,16 +168,16 @@ class Evidence:
     def __post_init__(self) -> None:
         _check_digest("entry", self.entry)
         _check_digest("machine", self.machine)
-        for name, value in self.digests.items():
-            if value is not None:
-                _check_digest(name, value)
+        for name in Digests.NAMES:
+            if getattr(self, name) is not None:
+                _check_digest(name, getattr(self, name))
         if self.retracted and self.outcome is not Outcome.REFUTED:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
         for name in ("observed", "coverage", "faults"):
             object.__setattr__(self, name, settle(getattr(self, name)))
         object.__setattr__(self, "id", digest(self._identity()))
-        object.__setattr__(self, "content", digest(self._body()))
+        object.__setattr__(self, "content", digest(self._content()))
 
     def __hash__(self) -> int:
         return hash((self.id, self.content))
@@ -184,12 +189,29 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, members without a value left out."""
-        body = self._body() | {"id": self.id, "content": self.content}
+        value: dict[str, Any] = {
+            "content": self.content,
+            "coverage": self.coverage,
+            "entry": self.entry,
+            "falsifier": self.falsifier,
+            "id": self.id,
+            "machine": self.machine,
+            "observed": self.observed,
+            "outcome": self.outcome.value,
+            "platform": self.platform,
+            "source": self.source.value,
+            "target": self.target,
+        }
+        value.update(self.digests.to_json())
+        if self.reasons:
+            value["reasons"] = list(self.reasons)
+        if self.faults is not None:
+            value["faults"] = self.faults
         if self.retracted:
-            body["retracted"] = {"who": self.retracted.who, "why": self.retracted.why}
+            value["retracted"] = {"who": self.retracted.who, "why": self.retracted.why}
         if self.signature:
-            body["signature"] = {"armour": self.signature.armour, "signer": self.signature.signer}
-        return body
+            value["signature"] = {"armour": self.signature.armour, "signer": self.signature.signer}
+        return value
 
     @classmethod
     def from_json(cls, value: object) -> Evidence:
@@ -241,24 +263,15 @@ class Evidence:
             self.source.value,
         ]
 
-    def _body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "coverage": self.coverage,
-            "entry": self.entry,
-            "falsifier": self.falsifier,
-            "machine": self.machine,
-            "observed": self.observed,
-            "outcome": self.outcome.value,
-            "platform": self.platform,
-            "source": self.source.value,
-            "target": self.target,
-        }
-        body.update(self.digests.to_json())
-        if self.reasons:
-            body["reasons"] = list(self.reasons)
-        if self.faults is not None:
-            body["faults"] = self.faults
-        return body
+    def _content(self) -> list[Any]:
+        return [
+            self.id,
+            self.platform,
+            self.reasons,
+            self.observed,
+            self.coverage,
+            self.faults,
+        ]
 
     def _check_unedited(self, data: Mapping[str, Any]) -> None:
         for name, computed in (("id", self.id), ("content", self.content)):
@@ -318,7 +331,7 @@ class Observation:
         """
         data = as_object(value, "an observation")
         names = ("contract", "falsifier", "target")
-        exact_keys(data, "an observation", required=(*names, "today"), optional=("evidence",))
+        exact_keys(data, "an observation", required={*names, "today"}, optional={"evidence"})
         contract, falsifier, target = (get_text(data, name, "an observation") for name in names)
         evidence = Evidence.from_json(data["evidence"]) if "evidence" in data else None
         if evidence and (evidence.falsifier, evidence.target) != (falsifier, target):
@@ -342,17 +355,18 @@ def settle(value: Any) -> Any:
     Raises:
         LedgerError: when something is not a JSON value.
     """
+    if value is None or isinstance(value, _PLAIN):
+        return value
     if isinstance(value, float):
         return float(format(value, _SIGNIFICANT)) if math.isfinite(value) else str(float(value))
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, list | tuple):
+    if isinstance(value, _SEQUENCES):
         return [settle(each) for each in value]
     try:
-        return {_key(key): settle(each) for key, each in value.items()}
+        members = value.items()
     except AttributeError:
         msg = f"a {type(value).__name__} cannot be recorded as evidence"
         raise LedgerError(msg, expected="numbers, strings, lists and mappings") from None
+    return {_key(key): settle(each) for key, each in members}
 
 
 def _key(key: object) -> str:
@@ -370,7 +384,7 @@ def _check_digest(name: str, value: object) -> None:
 
 def _retraction(value: object) -> Retraction:
     data = as_object(value, "a retraction")
-    exact_keys(data, "a retraction", required=("who", "why"))
+    exact_keys(data, "a retraction", required={"who", "why"})
     return Retraction(
         who=get_text(data, "who", "a retraction"), why=get_text(data, "why", "a retraction")
     )
@@ -378,7 +392,7 @@ def _retraction(value: object) -> Retraction:
 
 def _signature(value: object) -> Signature:
     data = as_object(value, "a signature")
-    exact_keys(data, "a signature", required=("armour", "signer"))
+    exact_keys(data, "a signature", required={"armour", "signer"})
     return Signature(
         signer=get_text(data, "signer", "a signature"),
         armour=get_text(data, "armour", "a signature"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_falsify.errors import LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
 _Member = TypeVar("_Member", bound=Enum)
 
@@ -19,7 +21,12 @@ _T = TypeVar("_T")
 
 def is_digest(value: object) -> bool:
     """Return whether a value is ``sha256:`` and 64 lower-case hexadecimal digits."""
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+    return isinstance(value, str) and _is_digest_text(value)
+
+
+@lru_cache(maxsize=4096)
+def _is_digest_text(value: str) -> bool:
+    return _DIGEST.fullmatch(value) is not None
 
 
 def as_object(value: object, what: str) -> dict[str, Any]:
@@ -35,22 +42,25 @@ def as_object(value: object, what: str) -> dict[str, Any]:
 
 
 def exact_keys(
-    data: Mapping[str, Any], what: str, *, required: Collection[str], optional: Collection[str] = ()
+    data: Mapping[str, Any],
+    what: str,
+    *,
+    required: AbstractSet[str] = frozenset(),
+    optional: AbstractSet[str] = frozenset(),
 ) -> None:
     """Refuse an object with a key missing or unknown.
 
     Raises:
         LedgerError: naming the first such key.
     """
-    for key in required:
-        if key not in data:
-            msg = f"{what} has no {key!r}"
-            raise LedgerError(msg, expected=f"the keys {', '.join(sorted(required))}")
-    for key in data:
-        if key not in required and key not in optional:
-            msg = f"{what} has an unknown key {key!r}"
-            known = ", ".join(sorted({*required, *optional}))
-            raise LedgerError(msg, expected=f"only the keys {known}")
+    if not data.keys() >= required:
+        msg = f"{what} has no {min(required - data.keys())!r}"
+        raise LedgerError(msg, expected=f"the keys {', '.join(sorted(required))}")
+    unknown = data.keys() - required - optional
+    if unknown:
+        msg = f"{what} has an unknown key {min(unknown)!r}"
+        known = ", ".join(sorted(required | optional))
+        raise LedgerError(msg, expected=f"only the keys {known}")
 
 
 def get_text(data: Mapping[str, Any], key: str, what: str) -> str:
@@ -82,11 +92,12 @@ def get_texts(data: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:
 def get_member(data: Mapping[str, Any], key: str, what: str, kind: type[_Member]) -> _Member:
     """Return an enum member by its value."""
     value = data.get(key)
-    for member in kind:
-        if member.value == value:
-            return member
-    msg = f"{key!r} of {what} is {value!r}"
-    raise LedgerError(msg, expected=" or ".join(repr(each.value) for each in kind))
+    try:
+        return kind(value)
+    except ValueError:
+        msg = f"{key!r} of {what} is {value!r}"
+        members = " or ".join(repr(each.value) for each in kind)
+        raise LedgerError(msg, expected=members) from None
 
 
 def _get(data: Mapping[str, Any], key: str, what: str, kind: type[_T], words: str) -> _T:

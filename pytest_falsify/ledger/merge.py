@@ -260,10 +260,12 @@ def _admit(block: FalsifierBlock, new: Sequence[Evidence]) -> tuple[Evidence, ..
     Only a refutation that was retracted gives way to being observed again.
     """
     known = {each.id: each for each in block.evidence}
+    news = [each for each in new if each.id not in known or known[each.id].retracted]
+    if not news:
+        return block.evidence
     tried = {trial.target: trial for trial in trials(block)}
-    for each in new:
-        is_news = each.id not in known or known[each.id].retracted
-        if is_news and not _is_idle(tried.get(each.target), each.outcome):
+    for each in news:
+        if not _is_idle(tried.get(each.target), each.outcome):
             known[each.id] = each
     return tuple(known.values())
 
@@ -278,6 +280,8 @@ def _is_idle(trial: Trial | None, outcome: Outcome) -> bool:
 
 
 def _says_the_same(old: FalsifierBlock, new: FalsifierBlock) -> bool:
+    if old == new:
+        return True
     same_ground = (old.entry, old.today, old.discharge) == (new.entry, new.today, new.discharge)
     return same_ground and _refutations(old) == _refutations(new) and judge(old) == judge(new)
 

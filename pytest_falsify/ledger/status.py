@@ -200,4 +200,4 @@ def _was(block: FalsifierBlock, trial: Trial) -> Status:
 
 def _reason(evidence: Sequence[Evidence]) -> str:
     reasons = evidence[0].reasons
-    return f": {reasons[0]}" if reasons else ""
+    return f": {' '.join(reasons[0].split())}" if reasons else ""

@@ -54,7 +54,7 @@ def read(path: Path) -> Ledger | None:
     Raises:
         LedgerError: when it cannot be read, is not a ledger, or claims more than its evidence.
     """
-    text = _text(path)
+    text = read_text(path)
     return None if text is None else parse(text, str(path))
 
 
@@ -64,7 +64,7 @@ def is_canonical(path: Path) -> bool:
     Raises:
         LedgerError: when it is not a readable ledger at all.
     """
-    text = _text(path)
+    text = read_text(path)
     return text is None or to_text(parse(text, str(path))) == text
 
 
@@ -94,8 +94,8 @@ def update(
     """
     try:
         with _lock(path, locks or path.parent.parent / ".falsify" / "locks"):
-            old = _text(path)
-            before = None if old is None else parse(old, str(path))
+            old = read_text(path)
+            before = None if old is None else parse(old, str(path), any_words=True)
             after = change(before)
             text = to_text(after)
             if text != old:
@@ -111,7 +111,12 @@ def update(
     return Update(before=before, after=after, is_changed=text != old)
 
 
-def _text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """Return the text of a file, or None when there is no file.
+
+    Raises:
+        LedgerError: when it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_bytes().decode()
     except FileNotFoundError:
