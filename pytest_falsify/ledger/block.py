@@ -45,14 +45,15 @@ class FalsifierBlock:
     def counts_against(self, evidence: Evidence) -> bool:
         """Return whether a record refutes the claim today.
 
-        Where a digest is disputed the refutation counts: in doubt, nothing is hidden.
+        Where a digest is disputed, or the refutation did not know it, the refutation counts: in
+        doubt, nothing is hidden.
         """
         if evidence.outcome is not Outcome.REFUTED or evidence.retracted:
             return False
         today = self.today.get(evidence.target)
         if today is None or self.entry not in {evidence.entry, DISPUTED}:
             return False
-        return _fits(evidence, today, new=(DISPUTED,))
+        return _fits(evidence, today, old=(None,), new=(DISPUTED,))
 
     def changed_since(self, evidence: Evidence) -> tuple[str, ...]:
         """Return the names of the digests that differ today: entry, subject, oracle, inputs."""

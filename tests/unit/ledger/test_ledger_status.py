@@ -168,6 +168,14 @@ def test_where_records_dispute_today_confirmations_are_stale_and_refutations_cou
     assert judge(block(LIVE, REFUTED, today=disputed))[0] is Status.FALSIFIED
 
 
+def test_a_refutation_that_did_not_know_a_digest_counts_when_it_becomes_known():
+    assert judge(block(evidence("refuted", oracle=None)))[0] is Status.FALSIFIED
+
+
+def test_a_confirmation_that_did_not_know_a_digest_does_not_count():
+    assert judge(block(evidence(oracle=None)))[0] is Status.STALE
+
+
 def test_long_names_of_the_field_are_aliases():
     assert Status.parse("PARTIAL_ALGORITHM_LEVEL") is Status.PARTIAL
     assert Status.parse("BLOCKER_FIXTURE_ABSENT") is Status.BLOCKED
