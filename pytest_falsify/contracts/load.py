@@ -15,6 +15,7 @@ from pytest_falsify.errors import ContractError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_falsify.contracts.cache import ContractCache
     from pytest_falsify.contracts.loader import Document
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.contracts.vocabulary import Vocabulary
@@ -26,12 +27,15 @@ _DECLARATION = re.compile(
 )
 
 
-def load_contract(path: Path, *, vocabulary: Vocabulary) -> Contract | None:
+def load_contract(
+    path: Path, *, vocabulary: Vocabulary, cache: ContractCache | None = None
+) -> Contract | None:
     """Read one file strictly.
 
     Args:
         path: a YAML file.
         vocabulary: the checks, engines and stages that a contract may name.
+        cache: where contracts that were valid before are kept, if anywhere.
 
     Returns:
         The contract, or None when the file is YAML that declares no falsifiers, or is broken and
@@ -40,20 +44,24 @@ def load_contract(path: Path, *, vocabulary: Vocabulary) -> Contract | None:
     Raises:
         ContractError: when the file is a contract and something in it is wrong.
     """
-    document = load_document(path)
+    data = read(path)
+    document = cache.find(data, vocabulary, path) if cache else None
     if document is None:
-        return None
-    validate(document, vocabulary)
+        document = parse_contract(data, path)
+        if document is None:
+            return None
+        validate(document, vocabulary)
+        if cache:
+            cache.store(data, vocabulary, document)
     return normalise(document, vocabulary)
 
 
-def load_document(path: Path) -> Document | None:
-    """Parse one file, as far as it is a contract; nothing is validated.
+def parse_contract(data: bytes, path: Path) -> Document | None:
+    """Parse bytes, as far as they are a contract; nothing is validated.
 
     Raises:
-        ContractError: when it looks like a contract but is not well-formed YAML.
+        ContractError: when they look like a contract but are not well-formed YAML.
     """
-    data = read(path)
     if _SIGN not in data and b"\0" not in data:
         return None
     try:

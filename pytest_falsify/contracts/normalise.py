@@ -18,9 +18,10 @@ from pytest_falsify.contracts.model import (
     Obligation,
     Target,
 )
+from pytest_falsify.contracts.schemas import contract_schema
 from pytest_falsify.contracts.statuses import canonical_status
 from pytest_falsify.contracts.texts import TEST, first_text, text, texts
-from pytest_falsify.contracts.validate import SELECTABLE, contract_schema
+from pytest_falsify.contracts.validate import SELECTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator
-
 from pytest_falsify.contracts.entries import entries
-from pytest_falsify.contracts.explain import explain
 from pytest_falsify.contracts.problems import Problem, nearest, one_of, raise_any
+from pytest_falsify.contracts.schemas import shapes
 from pytest_falsify.errors import FalsifyError
 
 if TYPE_CHECKING:
@@ -23,18 +18,10 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.entries import Entry
     from pytest_falsify.contracts.loader import Document
     from pytest_falsify.contracts.problems import Steps
-    from pytest_falsify.contracts.vocabulary import JsonSchema, Vocabulary
+    from pytest_falsify.contracts.vocabulary import Vocabulary
 
 SELECTABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 CAPTURE_KEYS: tuple[Steps, ...] = (("subject",), ("oracle",), ("noise", "control"))
-
-
-@cache
-def contract_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a contract that ships with the package."""
-    file = resources.files("pytest_falsify.contracts") / "schema" / "contract-v1.schema.json"
-    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return schema
 
 
 def validate(document: Document, vocabulary: Vocabulary) -> None:
@@ -47,13 +34,8 @@ def validate(document: Document, vocabulary: Vocabulary) -> None:
     Raises:
         ContractError: with every mistake of one severity: the structure first, then the names.
     """
-    raise_any(list(_violations(document.data, contract_schema())), document)
+    raise_any(list(shapes(vocabulary).contract.violations(document.data)), document)
     raise_any(list(_misnamed(document, vocabulary)), document)
-
-
-def _violations(value: Any, schema: JsonSchema, at: Steps = ()) -> Iterator[Problem]:
-    for error in Draft202012Validator(dict(schema)).iter_errors(value):
-        yield from explain(error, at)
 
 
 def _misnamed(document: Document, vocabulary: Vocabulary) -> Iterator[Problem]:
@@ -77,12 +59,8 @@ def _engine(at: Steps, capture: Mapping[str, Any], vocabulary: Vocabulary) -> It
         yield _unknown("engine", (*at, "engine"), name, vocabulary.engines)
         return
     options = {key: value for key, value in capture.items() if key != "engine"}
-    yield from _violations(options, _closed({"properties": vocabulary.engines[name]}), at)
+    yield from shapes(vocabulary).engines[name].violations(options, at)
     yield from _not_finite(options, at)
-
-
-def _closed(schema: JsonSchema) -> JsonSchema:
-    return {"type": "object", "additionalProperties": False, **schema}
 
 
 def _duplicates(found: Iterable[Entry], document: Document) -> Iterator[Problem]:
@@ -138,7 +116,7 @@ def _check(
         yield _unknown("check kind", (*at, "kind"), kind, vocabulary.checks)
         return
     parameters = {key: value for key, value in check.items() if key != "kind"}
-    yield from _violations(parameters, _closed(vocabulary.checks[kind]), at)
+    yield from shapes(vocabulary).checks[kind].violations(parameters, at)
     yield from _not_finite(parameters, at)
     yield from _stages((*at, "stages"), check.get("stages"), vocabulary)
     yield from _layers((*at, "layers"), check.get("layers"))

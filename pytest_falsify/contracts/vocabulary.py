@@ -9,9 +9,11 @@ from typing import Any
 JsonSchema = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Vocabulary:
     """The words that the rooms above hand down, so that contracts need not import them.
+
+    It is compared by identity: make one a session, and what is compiled for it is compiled once.
 
     Attributes:
         checks: for each check kind the JSON Schema of its parameters: an object schema whose

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.contracts.lint.finding import Finding, Peers, Severity, Subject
 from pytest_falsify.contracts.lint.rules import BROKEN, RULES, severities
-from pytest_falsify.contracts.load import load_document
+from pytest_falsify.contracts.load import parse_contract
+from pytest_falsify.contracts.loader import read
 from pytest_falsify.contracts.normalise import normalise
 from pytest_falsify.contracts.problems import ContractErrors
 from pytest_falsify.contracts.validate import validate
@@ -63,7 +64,7 @@ def lint(
     left_alone = 0
     for path in sorted(set(paths)):
         try:
-            document = load_document(path)
+            document = parse_contract(read(path), path)
             if document is None:
                 left_alone += 1
                 continue

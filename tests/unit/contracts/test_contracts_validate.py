@@ -1,7 +1,7 @@
 import pytest
 
 from pytest_falsify.contracts.problems import ContractErrors
-from pytest_falsify.contracts.validate import contract_schema
+from pytest_falsify.contracts.schemas import contract_schema
 from pytest_falsify.errors import ContractError
 
 

@@ -53,8 +53,8 @@ def test_rust_functions_in_modules_impls_and_macros():
     [
         (".cu", "__global__ void kernel(float* x) {}\nstatic int *ptr(void) { return 0; }",
          {"kernel", "ptr"}),
-        (".cpp", "int N::member() {}\ntemplate <class T> void any(T) {}\nclass K {};\n#define M(x) x\n",
-         {"member", "any", "K", "M"}),
+        (".cpp", "int N::member() {}\ntemplate <class T> void a(T);\nclass K {};\n#define M(x) x\n",
+         {"member", "a", "K", "M"}),
         (".h", "int declared(int);\n", {"declared"}),
         (".c", "/* int no(void); */ int yes(void) { call(); return 0; }", {"yes"}),
     ],
