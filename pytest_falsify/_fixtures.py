@@ -6,8 +6,6 @@ Captures are made in fixtures and compared in the item's body, so that pytest it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,18 +14,16 @@ from pytest_falsify.errors import Blocked, ContractError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from pytest_falsify.captures.capture import Capture, TokenInputs
+    from pytest_falsify._maker import CaptureMaker
+    from pytest_falsify.captures.capture import Capture
     from pytest_falsify.captures.pool import CapturePool
     from pytest_falsify.checks.base import Captures
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.compare.comparison import Comparison
-    from pytest_falsify.contracts.model import CaptureSpec, Target
-    from pytest_falsify.engines.base import Session
+    from pytest_falsify.contracts.model import Target
 
 TARGET_MARK = "falsify_target"
-REMEDY = "; to mend: "
 
 
 def claim_of(node: Any) -> Claim | None:
@@ -66,7 +62,7 @@ def falsify_device(falsify_target: Target) -> str:
     try:
         return resolve_device(falsify_target)
     except Blocked as error:
-        pytest.skip(_one_line(error))
+        pytest.skip(error.one_line)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +81,8 @@ def falsify_capture(
     falsify_pool: CapturePool,
 ) -> CaptureMaker:
     """A callable that makes captures on the target; see ``CaptureMaker``."""
+    from pytest_falsify._maker import CaptureMaker
+
     claim = claim_of(request.node)
     root = claim.contract.path.parent if claim else request.path.parent
     return CaptureMaker(
@@ -120,93 +118,3 @@ def falsify_compare() -> Callable[[Capture, Capture], Comparison]:
     from pytest_falsify.compare.comparison import compare_captures
 
     return compare_captures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptureMaker:
-    """Makes captures on one target."""
-
-    target: Target
-    device: str
-    pool: CapturePool
-    root: Path
-    claim: Claim | None = None
-
-    def __call__(
-        self,
-        capture: str | Mapping[str, Any],
-        inputs: str | Sequence[int],
-        *,
-        stages: Sequence[str] | None = None,
-        layers: Sequence[int] | None = None,
-        decode_steps: int = 0,
-        is_fresh: bool = False,
-    ) -> Capture:
-        """Run the model and return what was seen.
-
-        Args:
-            capture: the name of a capture of the contract, or its options as a mapping, for
-                example ``{"engine": "transformers", "dtype": "bfloat16"}``.
-            inputs: the name of an input of the contract, else a text, or token ids.
-            stages: the stages to observe; None is all that the engine can show, ``()`` none.
-            layers: the layers to observe; None is all.
-            decode_steps: how many greedy tokens to decode after the prefill.
-            is_fresh: run the model anew instead of sharing a capture at hand.
-
-        Raises:
-            FalsifyError: when it could not be made. What is absent here skips the test.
-        """
-        spec = self._spec(capture)
-        try:
-            return self._capture(spec, inputs, stages, layers, decode_steps, is_fresh=is_fresh)
-        except Blocked as error:
-            pytest.skip(_one_line(error))
-
-    def _capture(
-        self,
-        spec: CaptureSpec,
-        inputs: str | Sequence[int],
-        stages: Sequence[str] | None,
-        layers: Sequence[int] | None,
-        decode_steps: int,
-        *,
-        is_fresh: bool,
-    ) -> Capture:
-        from pytest_falsify.captures.plan import Plan
-        from pytest_falsify.stages.vocabulary import canonical
-
-        session = self.pool.session(self.target, spec, root=self.root, device=self.device)
-        plan = Plan(
-            stages=None if stages is None else tuple(canonical(each) for each in stages),
-            layers=None if layers is None else tuple(layers),
-            decode_steps=decode_steps,
-        )
-        return self.pool.capture(session, self._inputs(inputs, session), plan, is_fresh=is_fresh)
-
-    def _spec(self, capture: str | Mapping[str, Any]) -> CaptureSpec:
-        from pytest_falsify.contracts.model import CaptureSpec
-
-        if isinstance(capture, Mapping):
-            options = {key: value for key, value in capture.items() if key != "engine"}
-            engine = capture.get("engine", "transformers")
-            return CaptureSpec(name="inline", engine=engine, line=0, options=options)
-        known = self.claim.contract.captures if self.claim else {}
-        if capture not in known:
-            msg = f"unknown capture `{capture}`"
-            raise ContractError(msg, expected=f"one of {', '.join(known) or 'none'}, or a mapping")
-        return known[capture]
-
-    def _inputs(self, inputs: str | Sequence[int], session: Session) -> TokenInputs:
-        from pytest_falsify.captures.capture import TokenInputs
-        from pytest_falsify.captures.pool import token_inputs
-        from pytest_falsify.contracts.model import InputSpec
-
-        if not isinstance(inputs, str):
-            return TokenInputs(name="tokens", tokens=tuple(inputs))
-        known = self.claim.contract.inputs if self.claim else {}
-        spec = known.get(inputs) or InputSpec(name="text", line=0, text=inputs)
-        return token_inputs(spec, session, self.root)
-
-
-def _one_line(error: Blocked) -> str:
-    return f"{error.what}{REMEDY}{error.remedy}" if error.remedy else error.what

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_falsify._fixtures import REMEDY
 from pytest_falsify._items import VERDICT, ContractFile, FalsifierItem
 from pytest_falsify._run import ATTRIBUTE, YAML_SUFFIXES, Run
 from pytest_falsify.canonical import canonical_bytes
 from pytest_falsify.checks.evidence import blocked, evidence_of
 from pytest_falsify.contracts.load import looks_like_contract
-from pytest_falsify.errors import FalsifyError
+from pytest_falsify.errors import REMEDY, FalsifyError
 from pytest_falsify.ledger.evidence import Observation
 
 if TYPE_CHECKING:

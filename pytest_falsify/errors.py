@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+REMEDY = "; to mend: "
+
 
 class FalsifyError(Exception):
     """A mistake or an absence that a person can mend; it is shown without a traceback.
@@ -81,3 +83,8 @@ class LedgerError(FalsifyError):
 
 class Blocked(FalsifyError):  # noqa: N818 - it is the name of the verdict, not of a mistake
     """A device, an engine or a model is absent here: the claim could not be tried."""
+
+    @property
+    def one_line(self) -> str:
+        """What is absent and what would provide it, for pytest's skip reason."""
+        return f"{self.what}{REMEDY}{self.remedy}" if self.remedy else self.what

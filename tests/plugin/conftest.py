@@ -87,7 +87,8 @@ class Ran:
     @property
     def outcomes(self) -> dict[str, int]:
         """How many passed, failed, ..."""
-        return {key: n for key, n in self.result.parseoutcomes().items() if key != "warnings"}
+        aside = {"warnings", "deselected"}
+        return {key: n for key, n in self.result.parseoutcomes().items() if key not in aside}
 
     def statuses(self, contract: str = "C-ONE") -> dict[str, str]:
         """Status by falsifier, as it is on file."""
@@ -108,7 +109,9 @@ class Project:
         monkeypatch.delenv("CI", raising=False)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("FALSIFY_MACHINE", "laptop")
-        pytester.makeini("[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest")
+        pytester.makeini(
+            "[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest"
+        )
 
     def contract(
         self,
@@ -147,9 +150,10 @@ class Project:
 @pytest.fixture(scope="session", autouse=True)
 def loaded() -> None:
     """Load what runs in this process import."""
-    import pytest_falsify._session  # noqa: F401
     import safetensors.numpy  # noqa: F401
     import torch  # noqa: F401
+
+    import pytest_falsify._session  # noqa: F401
     from pytest_falsify._loading import vocabulary
     from pytest_falsify.compare.comparison import compare_captures  # noqa: F401
     from pytest_falsify.contracts.load import load_contract  # noqa: F401

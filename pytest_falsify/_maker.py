@@ -1,0 +1,102 @@
+"""What the fixture ``falsify_capture`` gives: a callable that makes captures on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_falsify.captures.capture import TokenInputs
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.pool import token_inputs
+from pytest_falsify.contracts.model import CaptureSpec, InputSpec
+from pytest_falsify.errors import Blocked, ContractError
+from pytest_falsify.stages.vocabulary import canonical
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.captures.pool import CapturePool
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.contracts.model import Target
+    from pytest_falsify.engines.base import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureMaker:
+    """Makes captures on one target."""
+
+    target: Target
+    device: str
+    pool: CapturePool
+    root: Path
+    claim: Claim | None = None
+
+    def __call__(
+        self,
+        capture: str | Mapping[str, Any],
+        inputs: str | Sequence[int],
+        *,
+        stages: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        decode_steps: int = 0,
+        is_fresh: bool = False,
+    ) -> Capture:
+        """Run the model and return what was seen.
+
+        Args:
+            capture: the name of a capture of the contract, or its options as a mapping, for
+                example ``{"engine": "transformers", "dtype": "bfloat16"}``.
+            inputs: the name of an input of the contract, else a text, or token ids.
+            stages: the stages to observe; None is all that the engine can show, ``()`` none.
+            layers: the layers to observe; None is all.
+            decode_steps: how many greedy tokens to decode after the prefill.
+            is_fresh: run the model anew instead of sharing a capture at hand.
+
+        Raises:
+            FalsifyError: when it could not be made. What is absent here skips the test.
+        """
+        spec = self._spec(capture)
+        try:
+            return self._capture(spec, inputs, stages, layers, decode_steps, is_fresh=is_fresh)
+        except Blocked as error:
+            pytest.skip(error.one_line)
+
+    def _capture(
+        self,
+        spec: CaptureSpec,
+        inputs: str | Sequence[int],
+        stages: Sequence[str] | None,
+        layers: Sequence[int] | None,
+        decode_steps: int,
+        *,
+        is_fresh: bool,
+    ) -> Capture:
+        session = self.pool.session(self.target, spec, root=self.root, device=self.device)
+        plan = Plan(
+            stages=None if stages is None else tuple(canonical(each) for each in stages),
+            layers=None if layers is None else tuple(layers),
+            decode_steps=decode_steps,
+        )
+        return self.pool.capture(session, self._inputs(inputs, session), plan, is_fresh=is_fresh)
+
+    def _spec(self, capture: str | Mapping[str, Any]) -> CaptureSpec:
+        if isinstance(capture, Mapping):
+            options = {key: value for key, value in capture.items() if key != "engine"}
+            engine = capture.get("engine", "transformers")
+            return CaptureSpec(name="inline", engine=engine, line=0, options=options)
+        known = self.claim.contract.captures if self.claim else {}
+        if capture not in known:
+            msg = f"unknown capture `{capture}`"
+            raise ContractError(msg, expected=f"one of {', '.join(known) or 'none'}, or a mapping")
+        return known[capture]
+
+    def _inputs(self, inputs: str | Sequence[int], session: Session) -> TokenInputs:
+        if not isinstance(inputs, str):
+            return TokenInputs(name="tokens", tokens=tuple(inputs))
+        known = self.claim.contract.inputs if self.claim else {}
+        spec = known.get(inputs) or InputSpec(name="text", line=0, text=inputs)
+        return token_inputs(spec, session, self.root)

@@ -1,0 +1,256 @@
+"""The transformers engine on the trained model: what it shows is what the model computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pytest_falsify.captures.capture import TokenInputs
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.record import record
+from pytest_falsify.contracts.model import CaptureSpec, Target
+from pytest_falsify.engines.registry import engine
+from pytest_falsify.engines.transformers import TransformersEngine
+from pytest_falsify.errors import CaptureError
+from pytest_falsify.stages.vocabulary import Site
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+TEXT = "The function returns a new list"
+
+
+def load(folder, **options):
+    target = Target(name="t", model=str(folder), line=1)
+    spec = CaptureSpec(name="c", engine="transformers", line=1, options=options)
+    return engine("transformers").load(target, spec, root=folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def session(qwen2_tiny):
+    return load(qwen2_tiny)
+
+
+@pytest.fixture(scope="module")
+def prompt(session):
+    return TokenInputs(name="prompt", tokens=session.encode(TEXT))
+
+
+@pytest.fixture(scope="module")
+def reference(qwen2_tiny, prompt):
+    """What transformers itself reports of the same run."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        qwen2_tiny, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.inference_mode():
+        return model(
+            torch.tensor([prompt.tokens]), output_hidden_states=True, output_attentions=True
+        )
+
+
+def test_every_site_it_promises_is_there_with_its_dims_and_positions(session, prompt):
+    capture = record(session, prompt, Plan(stages=None).resolved(session.stages))
+
+    per_layer = len(session.stages) - 3
+    assert len(capture.tensors) == per_layer * session.layer_count + 3
+    assert capture.missing == ()
+    for tensor in capture.tensors.values():
+        assert tensor.dims in {"t d", "t v"}
+        assert tensor.positions == tuple(range(len(prompt.tokens)))
+        assert tensor.array.shape[0] == len(prompt.tokens)
+        assert np.isfinite(tensor.array).all()
+
+
+def test_residuals_and_logits_are_the_bits_that_transformers_itself_reports(
+    session, prompt, reference
+):
+    plan = Plan(stages=("embedding", "post_ffn_residual", "final_norm", "lm_head"))
+    capture = record(session, prompt, plan)
+
+    def same(site, expected):
+        np.testing.assert_array_equal(capture.tensors[site].array, expected[0].numpy())
+
+    hidden = reference.hidden_states
+    same(Site(0, None, "embedding"), hidden[0])
+    for layer in range(session.layer_count - 1):
+        same(Site(0, layer, "post_ffn_residual"), hidden[layer + 1])
+    same(Site(0, None, "final_norm"), hidden[-1])
+    same(Site(0, None, "lm_head"), reference.logits)
+
+
+def test_the_stages_of_a_layer_fit_together(session, prompt):
+    stages = (
+        "embedding", "attn_norm", "attention", "attn_out", "post_attn_residual", "ffn_norm",
+        "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out", "post_ffn_residual",
+    )  # fmt: skip
+    tensors = record(session, prompt, Plan(stages=stages)).tensors
+
+    def at(layer, stage):
+        return tensors[Site(0, layer, stage)].array
+
+    for layer in range(session.layer_count):
+        before = at(layer - 1, "post_ffn_residual") if layer else at(None, "embedding")
+        after_attention = at(layer, "post_attn_residual")
+        np.testing.assert_array_equal(before + at(layer, "attn_out"), after_attention)
+        out = after_attention + at(layer, "ffn_out")
+        np.testing.assert_array_equal(out, at(layer, "post_ffn_residual"))
+        swigl = at(layer, "ffn_silu") * at(layer, "ffn_up")
+        np.testing.assert_array_equal(swigl, at(layer, "ffn_swigl"))
+        gate = at(layer, "ffn_gate")
+        np.testing.assert_allclose(gate / (1 + np.exp(-gate)), at(layer, "ffn_silu"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_looking_does_not_change_what_is_seen(qwen2_tiny, prompt, attention, dtype):
+    session = load(qwen2_tiny, attention=attention, dtype=dtype)
+
+    looked = record(session, prompt, Plan(stages=session.stages, decode_steps=3))
+    bare = record(session, prompt, Plan(decode_steps=3))
+
+    assert len(looked.logits) == 4
+    for one, other in zip(looked.logits, bare.logits, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert looked.continuation == bare.continuation
+    assert bare.tensors == {}
+
+
+def test_hooks_are_gone_after_a_run_even_one_that_failed(session, prompt):
+    class Full(Exception):
+        pass
+
+    def sink(site, tensor):
+        raise Full
+
+    with pytest.raises(Full):
+        session.run(prompt, Plan(stages=("attn_norm",)), sink)
+
+    hooked = [m for m in session.model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooked == []
+
+
+def test_what_the_sink_keeps_is_not_written_to_again(session, prompt):
+    first = record(session, prompt, Plan(stages=session.stages))
+    bits = {site: each.array.tobytes() for site, each in first.tensors.items()}
+
+    record(session, TokenInputs(name="other", tokens=prompt.tokens[::-1]), first.plan)
+
+    assert {site: each.array.tobytes() for site, each in first.tensors.items()} == bits
+
+
+def test_bfloat16_is_handed_out_as_it_was_computed(qwen2_tiny, prompt):
+    session = load(qwen2_tiny, dtype="bfloat16")
+
+    captured = record(session, prompt, Plan(stages=("final_norm",)))
+    array = captured.tensors[Site(0, None, "final_norm")].array
+
+    assert array.dtype == ml_dtypes.bfloat16
+
+
+def test_decoding_is_greedy_and_agrees_with_generate(session, prompt):
+    capture = record(session, prompt, Plan(stages=("lm_head",), decode_steps=6))
+
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        out = session.model.generate(
+            torch.tensor([prompt.tokens]), max_new_tokens=6, min_new_tokens=6, do_sample=False
+        )
+    assert capture.continuation == tuple(out[0, len(prompt.tokens) :].tolist())
+    last = capture.tensors[Site(6, None, "lm_head")]
+    assert last.positions == (len(prompt.tokens) + 5,)
+    assert last.array.shape[0] == 1
+
+
+def test_layers_can_be_chosen(session, prompt):
+    capture = record(session, prompt, Plan(stages=("attn_out", "lm_head"), layers=(1, 3)))
+
+    assert list(map(str, capture.tensors)) == ["0/1/attn_out", "0/3/attn_out", "0/-/lm_head"]
+
+
+def test_the_identity_changes_with_what_decides_the_numbers_and_not_with_the_place(
+    qwen2_tiny, tmp_path, session
+):
+    moved = shutil.copytree(qwen2_tiny, tmp_path / "moved")
+    (moved / "README.md").write_text("another")
+    same = load(moved).identity().digest
+    config = json.loads((moved / "config.json").read_text())
+
+    assert same == session.identity().digest
+    digests = {
+        same,
+        load(qwen2_tiny, attention="sdpa").identity().digest,
+        load(qwen2_tiny, dtype="bfloat16").identity().digest,
+        load(qwen2_tiny, threads=2).identity().digest,
+        load(qwen2_tiny, config={"rms_norm_eps": 1e-3}).identity().digest,
+    }
+    (moved / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert len(digests | {load(moved).identity().digest}) == 6
+
+
+def test_a_configuration_override_changes_the_numbers(qwen2_tiny, session, prompt):
+    other = load(qwen2_tiny, config={"rope_parameters": {"rope_theta": 500.0}})
+    plan = Plan(stages=("attn_norm", "attention"), layers=(0,))
+
+    usual, changed = record(session, prompt, plan), record(other, prompt, plan)
+
+    def same(site):
+        return np.array_equal(usual.tensors[site].array, changed.tensors[site].array)
+
+    assert same(Site(0, 0, "attn_norm"))
+    assert not same(Site(0, 0, "attention"))
+
+
+MISTAKES = {
+    "token outside the vocabulary": (lambda n: (n,), Plan(), "outside the vocabulary"),
+    "no tokens": (lambda _: (), Plan(), "no tokens"),
+    "too long": (lambda _: (1,) * 1024, Plan(decode_steps=1), "positions, the model has"),
+    "layer out of range": (lambda _: (1,), Plan(stages=("attn_out",), layers=(4,)), "out of range"),
+    "a stage it cannot show": (lambda _: (1,), Plan(stages=("attn_scores",)), "attn_scores"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_does_not_fit_the_model_is_refused(session, mistake):
+    tokens, plan, words = MISTAKES[mistake]
+    vocabulary = session.model.config.vocab_size
+
+    with pytest.raises(CaptureError, match=words):
+        record(session, TokenInputs(name="p", tokens=tokens(vocabulary)), plan)
+
+
+def test_a_misspelt_configuration_key_is_refused_with_the_nearest(qwen2_tiny):
+    with pytest.raises(CaptureError, match="rms_norm_ep") as caught:
+        load(qwen2_tiny, config={"rms_norm_ep": 1.0})
+
+    assert "did you mean `rms_norm_eps`?" in str(caught.value)
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_never_made_up(qwen2_tiny, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(qwen2_tiny, tmp_path / "lacking")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CaptureError, match="lack 1 tensors"):
+        load(folder)
+
+
+def test_it_needs_no_thread_setting_of_the_process(session, prompt):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        record(session, prompt, Plan())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_option_has_a_default_or_is_optional():
+    assert set(TransformersEngine.options) == {"dtype", "attention", "threads", "config"}
