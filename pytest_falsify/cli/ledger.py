@@ -1,0 +1,394 @@
+"""Commands about evidence: status, why, diff, gate, merge, verify, log, retract, and git's helpers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pytest_falsify.cli.shared import (
+    contracts_of,
+    contracts_option,
+    evidence_option,
+    facts_of,
+)
+from pytest_falsify.errors import LedgerError
+from pytest_falsify.ledger import gate as gates
+from pytest_falsify.ledger import waivers as waiver_files
+from pytest_falsify.ledger.diff import diff as difference_of
+from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.ledger.git import history, ledgers_at
+from pytest_falsify.ledger.intoto import statements
+from pytest_falsify.ledger.journal import read_run, recover_all
+from pytest_falsify.ledger.merge import fold
+from pytest_falsify.ledger.merge import retract as retract_in
+from pytest_falsify.ledger.runs import usable
+from pytest_falsify.ledger.signing import sign as sign_record
+from pytest_falsify.ledger.signing import wrong_signatures
+from pytest_falsify.ledger.status import Status, judge
+from pytest_falsify.ledger.store import ledger_path, read, update
+from pytest_falsify.ledger.textconv import textconv as told
+from pytest_falsify.ledger.three_way import merge_driver as merged_text
+from pytest_falsify.ledger.verify import verify_folder
+from pytest_falsify.ledger.why import why as explained
+from pytest_falsify.report import ledger_diff
+from pytest_falsify.report.summary import summary_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_falsify.contracts.model import Contract
+    from pytest_falsify.errors import FalsifyError
+    from pytest_falsify.ledger.block import EntryFacts, FalsifierBlock, Ledger
+
+DENIED = 1
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+class OnFile:
+    """A contract with what its ledger says today, without running anything."""
+
+    became = "on file"
+
+    def __init__(self, contract: Contract, facts: Mapping[str, EntryFacts], folder: Path) -> None:
+        path = ledger_path(folder, contract.id)
+        self.contract = contract
+        self.ledger_name = str(path)
+        self.ledger: Ledger = fold(read(path), contract.id, facts, ())
+
+    def status(self, falsifier: str) -> tuple[Status, str]:
+        """Return a falsifier's status and why."""
+        return judge(self.ledger.blocks[falsifier])
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """Return status and reason by falsifier."""
+        answers = {each.id: self.status(each.id) for each in self.contract.falsifiers}
+        return {id_: {"status": one.value, "because": why} for id_, (one, why) in answers.items()}
+
+
+def _on_file(paths: Sequence[Path], folder: Path) -> list[OnFile]:
+    contracts = contracts_of(paths)
+    facts = facts_of(contracts)
+    return [OnFile(each, facts[id_], folder) for id_, each in contracts.items()]
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@evidence_option
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
+def status(paths: Sequence[Path], evidence: Path, style: str) -> None:
+    """Show what the evidence on file supports for every falsifier of PATHS (contracts/)."""
+    found = _on_file(paths or (Path("contracts"),), evidence)
+    if style == "json":
+        click.echo(json.dumps({each.contract.id: each.to_json() for each in found}, indent=2))
+        return
+    for text, markup in summary_lines(found, is_full=True):
+        click.secho(text, bold=markup.get("bold", False), fg=_colour(markup))
+
+
+@click.command()
+@click.argument("falsifier")
+@contracts_option
+@evidence_option
+def why(falsifier: str, contracts: Sequence[Path], evidence: Path) -> None:
+    """Explain the status of FALSIFIER from its evidence, and say what would raise it."""
+    found = [
+        (each.ledger.blocks[falsifier], each.contract)
+        for each in _on_file(contracts, evidence)
+        if falsifier in each.ledger.blocks
+    ]
+    if not found:
+        msg = f"no contract has a falsifier {falsifier}"
+        raise LedgerError(msg, expected="an id that `pytest-falsify status` shows")
+    for block, contract in found:
+        entry = contract.falsifier(falsifier)
+        targets = tuple(each.name for each in contract.targets_of(entry)) if entry else ()
+        click.echo(explained(falsifier, block, targets=targets), nl=False)
+
+
+@click.command()
+@click.argument("base")
+@click.argument("head", required=False)
+@evidence_option
+@contracts_option
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "markdown", "json", "github"]),
+    default="text",
+    help="github also appends the Markdown to $GITHUB_STEP_SUMMARY",
+)
+def diff(
+    base: str, head: str | None, evidence: Path, contracts: Sequence[Path], style: str
+) -> None:
+    """Show what changed in the ledgers from commit BASE to HEAD (the working tree).
+
+    Regressions first, then what went stale, lost its contract, is new, or was promoted.
+    """
+    heads = ledgers_at(head, evidence) if head else _readable(evidence)
+    found = difference_of(ledgers_at(base, evidence), heads)
+    if style == "github":
+        _append_step_summary(ledger_diff.to_markdown(found))
+        click.echo(ledger_diff.to_github(found, _places(contracts)), nl=False)
+        return
+    render = {"text": ledger_diff.to_text, "markdown": ledger_diff.to_markdown}
+    click.echo(render.get(style, ledger_diff.to_json)(found), nl=False)
+
+
+def _readable(folder: Path) -> dict[str, Ledger]:
+    ledgers, problems = verify_folder(folder)
+    for each in problems:
+        click.echo(f"warning: {each}", err=True)
+    return ledgers
+
+
+def _places(paths: Sequence[Path]) -> dict[tuple[str, str], tuple[str, int | None]]:
+    return {
+        (id_, falsifier): (facts.path or "", facts.line)
+        for id_, entries in facts_of(contracts_of(paths)).items()
+        for falsifier, facts in entries.items()
+    }
+
+
+def _append_step_summary(text: str) -> None:
+    path = os.environ.get(STEP_SUMMARY)
+    if path:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+@click.command()
+@click.option("--base", help="a commit that nothing may fall below, for example origin/main")
+@click.option(
+    "--waivers",
+    "waiver_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("falsify-waivers.toml"),
+    show_default=True,
+    help="who lets what pass, why, and until when",
+)
+@click.option(
+    "--require",
+    type=click.Choice(["PARTIAL", "FUNCTIONAL", "DISCHARGED"]),
+    default="FUNCTIONAL",
+    show_default=True,
+    help="the status of an entry that demands none itself",
+)
+@contracts_option
+@evidence_option
+def gate(
+    base: str | None,
+    waiver_file: Path,
+    require: str,
+    contracts: Sequence[Path],
+    evidence: Path,
+) -> None:
+    """Let pass only what is on file as it is demanded; status 1 and the reasons otherwise."""
+    heads, problems = verify_folder(evidence)
+    decision = gates.gate(
+        heads,
+        facts_of(contracts_of(contracts)),
+        today=dt.datetime.now(tz=dt.UTC).date(),
+        bases=ledgers_at(base, evidence) if base else None,
+        waivers=waiver_files.read(waiver_file),
+        demanded=Status.parse(require),
+        problems=problems,
+    )
+    for denial, waiver in decision.waived:
+        click.echo(f"waived until {waiver.until} by {waiver.who}: {denial.because}")
+    for unused in decision.unused:
+        click.echo(f"note: nothing needs the waiver of {unused.falsifier}; remove it")
+    for denial in decision.denials:
+        click.secho(f"denied: {_words(denial)}", fg="red")
+    if not decision.is_allowed:
+        click.echo(f"the gate is shut: {len(decision.denials)} reasons")
+        sys.exit(DENIED)
+    click.secho("the gate is open", fg="green")
+
+
+def _words(denial: gates.Denial) -> str:
+    text = str(LedgerError(denial.because, path=denial.path, line=denial.line))
+    return f"{text}; to mend: {denial.remedy}" if denial.remedy else text
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@contracts_option
+@evidence_option
+def merge(runs: Sequence[Path], contracts: Sequence[Path], evidence: Path) -> None:
+    """Fold the run records RUNS (files, or folders of them) into the ledgers.
+
+    Records of killed sessions are given an end first; they promote nothing.
+    """
+    for folder in {each if each.is_dir() else each.parent for each in runs}:
+        for mended in recover_all(folder):
+            click.echo(f"{mended.path}: the session was killed; its refutations count")
+    records = [read_run(each) for each in _run_files(runs)]
+    observed = tuple(usable(records))
+    for id_, facts in facts_of(contracts_of(contracts)).items():
+        mine = [each for each in observed if each.contract == id_]
+        path = ledger_path(evidence, id_)
+        done = update(path, lambda old, i=id_, f=facts, m=mine: fold(old, i, f, m))
+        click.echo(f"{path}: {'updated' if done.is_changed else 'unchanged'}, {len(mine)} records")
+
+
+def _run_files(paths: Sequence[Path]) -> list[Path]:
+    files = {file for each in paths for file in (each.glob("*.jsonl") if each.is_dir() else [each])}
+    if not files:
+        msg = "there is no run record here"
+        raise LedgerError(msg, expected="*.jsonl as `pytest --falsify` leaves in .falsify/runs")
+    return sorted(files)
+
+
+@click.command()
+@evidence_option
+@click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="check every signature against this file of ssh-keygen's",
+)
+def verify(evidence: Path, allowed_signers: Path | None) -> None:
+    """Recompute every status, digest and byte of the ledgers; status 1 for any edit by hand."""
+    ledgers, problems = verify_folder(evidence)
+    found: list[FalsifyError] = list(problems)
+    if allowed_signers:
+        found += wrong_signatures(ledgers, allowed_signers)
+    for each in found:
+        click.secho(str(each), fg="red")
+    click.echo(f"{len(ledgers)} ledgers verified, {len(found)} problems")
+    sys.exit(DENIED if found else 0)
+
+
+@click.command()
+@click.argument("falsifier")
+@evidence_option
+def log(falsifier: str, evidence: Path) -> None:
+    """Walk git's history of FALSIFIER, the newest moment first."""
+    holders = [
+        path
+        for path in sorted(evidence.glob("*.json"))
+        if falsifier in getattr(read(path), "blocks", {})
+    ]
+    if not holders:
+        msg = f"no ledger has a falsifier {falsifier}"
+        raise LedgerError(msg, expected="an id that `pytest-falsify status` shows")
+    for path in holders:
+        for each in history(path, falsifier):
+            standing = each.status.value if each.status else "-"
+            click.echo(f"{each.commit[:10]} {each.date} {standing:<10} {each.subject}")
+            click.echo(f"{'':>22}{each.because} ({each.author})")
+
+
+@click.command()
+@click.argument("falsifier")
+@click.argument("record")
+@click.option("--who", required=True, help="who answers for it")
+@click.option("--why", "reason", required=True, help="what was wrong with the refutation")
+@contracts_option
+@evidence_option
+def retract(
+    falsifier: str,
+    record: str,
+    who: str,
+    reason: str,
+    contracts: Sequence[Path],
+    evidence: Path,
+) -> None:
+    """Declare the refutation RECORD (an id that `why` shows) of FALSIFIER to have been wrong."""
+    for id_, facts in facts_of(contracts_of(contracts)).items():
+        if falsifier in facts:
+            path = ledger_path(evidence, id_)
+            done = update(
+                path, lambda old, i=id_: _retracted(old, i, falsifier, record, who, reason)
+            )
+            click.echo(f"{path}: {judge(done.after.blocks[falsifier])[1]}")
+            return
+    msg = f"no contract has a falsifier {falsifier}"
+    raise LedgerError(msg, expected="an id that `pytest-falsify status` shows")
+
+
+def _retracted(
+    old: Ledger | None, contract: str, falsifier: str, record: str, who: str, reason: str
+) -> Ledger:
+    if old is None:
+        msg = f"there is no ledger of {contract}"
+        raise LedgerError(msg, remedy="run pytest --falsify first")
+    return retract_in(old, falsifier, record, who=who, why=reason)
+
+
+_TEXT = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+@click.command("merge-driver")
+@click.argument("base", type=_TEXT)
+@click.argument("ours", type=_TEXT)
+@click.argument("theirs", type=_TEXT)
+@click.argument("name", required=False)
+def merge_driver(base: Path, ours: Path, theirs: Path, name: str | None) -> None:
+    """Merge two ledgers for git: `git config merge.falsify.driver "... %O %A %B %P"`."""
+    texts = (each.read_text(encoding="utf-8") for each in (base, ours, theirs))
+    try:
+        merged = merged_text(*texts, path=name)
+    except LedgerError as error:
+        click.echo(str(error), err=True)
+        sys.exit(DENIED)
+    ours.write_text(merged, encoding="utf-8")
+
+
+@click.command()
+@click.argument("ledger", type=_TEXT)
+def textconv(ledger: Path) -> None:
+    """Tell a ledger in few lines for git: `git config diff.falsify.textconv "..."`."""
+    click.echo(told(ledger.read_text(encoding="utf-8")), nl=False)
+
+
+@click.command()
+@click.argument("ledger", type=_TEXT)
+def export(ledger: Path) -> None:
+    """Write a ledger as in-toto test-result statements, one JSON object a line."""
+    found = read(ledger)
+    for each in statements(found) if found else ():
+        click.echo(json.dumps(each, sort_keys=True))
+
+
+@click.command()
+@click.argument("ledger", type=_TEXT)
+@click.option(
+    "--key", required=True, type=_TEXT, help="an SSH private key, or a public one in an agent"
+)
+@click.option("--signer", required=True, help="the name that the allowed-signers file gives it")
+def sign(ledger: Path, key: Path, signer: str) -> None:
+    """Sign every fresh confirmation in a ledger with an SSH key."""
+
+    def change(old: Ledger | None) -> Ledger:
+        if old is None:
+            msg = "there is nothing to sign"
+            raise LedgerError(msg, path=ledger)
+        return replace(old, blocks={id_: block_signed(each) for id_, each in old.blocks.items()})
+
+    def block_signed(block: FalsifierBlock) -> FalsifierBlock:
+        signed = (
+            sign_record(each, key=key, signer=signer)
+            if each.outcome is Outcome.HELD and each.signature is None
+            else each
+            for each in block.evidence
+        )
+        return replace(block, evidence=tuple(signed))
+
+    done = update(ledger, change)
+    click.echo(f"{ledger}: {'signed' if done.is_changed else 'unchanged'}")
+
+
+def _colour(markup: Mapping[str, bool]) -> str | None:
+    return next((name for name in ("red", "yellow", "green") if markup.get(name)), None)
+
+
+COMMANDS = (
+    status, why, diff, gate, merge, verify, log, retract, sign, export, merge_driver, textconv,
+)  # fmt: skip
