@@ -1,4 +1,4 @@
-"""Commands about evidence: status, why, diff, gate, merge, verify, log, retract, and git's helpers."""
+"""Commands about evidence: what is on file, why, what changed, and whether it is enough."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -234,7 +235,7 @@ def merge(runs: Sequence[Path], contracts: Sequence[Path], evidence: Path) -> No
     for id_, facts in facts_of(contracts_of(contracts)).items():
         mine = [each for each in observed if each.contract == id_]
         path = ledger_path(evidence, id_)
-        done = update(path, lambda old, i=id_, f=facts, m=mine: fold(old, i, f, m))
+        done = update(path, partial(fold, contract=id_, entries=facts, observed=mine))
         click.echo(f"{path}: {'updated' if done.is_changed else 'unchanged'}, {len(mine)} records")
 
 
@@ -292,7 +293,7 @@ def log(falsifier: str, evidence: Path) -> None:
 @click.option("--why", "reason", required=True, help="what was wrong with the refutation")
 @contracts_option
 @evidence_option
-def retract(
+def retract(  # noqa: PLR0917 - click passes them by name
     falsifier: str,
     record: str,
     who: str,
@@ -304,9 +305,10 @@ def retract(
     for id_, facts in facts_of(contracts_of(contracts)).items():
         if falsifier in facts:
             path = ledger_path(evidence, id_)
-            done = update(
-                path, lambda old, i=id_: _retracted(old, i, falsifier, record, who, reason)
+            change = partial(
+                _retracted, path=path, falsifier=falsifier, record=record, who=who, reason=reason
             )
+            done = update(path, change)
             click.echo(f"{path}: {judge(done.after.blocks[falsifier])[1]}")
             return
     msg = f"no contract has a falsifier {falsifier}"
@@ -314,11 +316,11 @@ def retract(
 
 
 def _retracted(
-    old: Ledger | None, contract: str, falsifier: str, record: str, who: str, reason: str
+    old: Ledger | None, *, path: Path, falsifier: str, record: str, who: str, reason: str
 ) -> Ledger:
     if old is None:
-        msg = f"there is no ledger of {contract}"
-        raise LedgerError(msg, remedy="run pytest --falsify first")
+        msg = "there is no ledger"
+        raise LedgerError(msg, path=path, remedy="run pytest --falsify first")
     return retract_in(old, falsifier, record, who=who, why=reason)
 
 
@@ -332,9 +334,9 @@ _TEXT = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.argument("name", required=False)
 def merge_driver(base: Path, ours: Path, theirs: Path, name: str | None) -> None:
     """Merge two ledgers for git: `git config merge.falsify.driver "... %O %A %B %P"`."""
-    texts = (each.read_text(encoding="utf-8") for each in (base, ours, theirs))
+    before, mine, other = (each.read_text(encoding="utf-8") for each in (base, ours, theirs))
     try:
-        merged = merged_text(*texts, path=name)
+        merged = merged_text(before, mine, other, path=name)
     except LedgerError as error:
         click.echo(str(error), err=True)
         sys.exit(DENIED)

@@ -1,4 +1,4 @@
-"""What all commands share: errors without tracebacks, and the contracts and ledgers they are about."""
+"""What all commands share: errors without tracebacks, and the contracts that they are about."""
 
 from __future__ import annotations
 
