@@ -1,7 +1,7 @@
 """Strict YAML: bytes into plain JSON values, with the line of everything.
 
-The composer is PyYAML's C one; what a plain scalar means is decided here, by the core schema of
-YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): ``1e-3`` is a number, ``010`` is ten,
+The parser is libyaml, through PyYAML; what a plain scalar means is decided here, by the core schema
+of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): ``1e-3`` is a number, ``010`` is ten,
 ``no`` and ``2024-01-31`` are strings.
 """
 
@@ -13,23 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from yaml.cyaml import CParser  # type: ignore[attr-defined]  # the stubs leave it out
-from yaml.nodes import ScalarNode, SequenceNode
+from yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    StreamEndEvent,
+)
 
 from pytest_falsify.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 
-_STRING = "tag:yaml.org,2002:str"
-_CORE = "tag:yaml.org,2002:core"
-_EXPLICIT = {
+_STRING_TAGS = frozenset(("!", "tag:yaml.org,2002:str"))
+_TAGS = _STRING_TAGS | {
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "seq", "map")
-} | {_CORE}
+}
 
 _KEYWORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -51,8 +57,6 @@ _HINTS = (
         "cannot start any token",
         "indent with blanks, never tabs; quote a text that begins with @ or `",
     ),
-    ("expected a single document", "keep one contract a file; remove the second `---`"),
-    ("undefined alias", "quote a text that begins with `*`, or define the anchor before it"),
     ("while scanning an alias", "quote a text that begins with `*`"),
     ("while scanning a quoted scalar", "close the quotation mark"),
     ("while parsing a flow", "close the bracket or brace"),
@@ -129,8 +133,7 @@ def parse(data: bytes, path: Path) -> Document:
         msg = f"not UTF-8 text: {error.reason}"
         raise ContractError(msg, path=path, line=line, remedy="save the file as UTF-8") from error
     try:
-        node = _compose(data)
-        value, place = _Builder().build(node, 0) if node is not None else (None, 1)
+        value, place = _Builder(data).document()
     except yaml.reader.ReaderError as error:
         line = data.count(b"\n", 0, error.position) + 1
         msg = f"not YAML: {error.reason}"
@@ -142,110 +145,122 @@ def parse(data: bytes, path: Path) -> Document:
     return Document(path, value, place)
 
 
-class _Composer(CParser):
-    """The C composer, with bounds and the scalars of YAML 1.2."""
+class _Builder:
+    """Makes plain values straight from the parser's events, and counts what they come to.
+
+    An alias shares the value that it repeats, but is charged for its whole size: whoever walks the
+    values later meets no more of them than the bound.
+    """
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.depth = 0
-        self.count = 0
-
-    def resolve(self, kind: type[object], value: str, implicit: Any) -> str:
-        """Name the tag of a node that has none; ``implicit`` is a pair for scalars."""
-        if kind is ScalarNode and not (implicit[0] and _may_be_special(value)):
-            return _STRING
-        return _CORE
-
-    def descend_resolver(self, parent: yaml.Node | None, _index: object) -> None:
-        """Count a node; the composer calls it before it reads one."""
-        self.depth += 1
-        self.count += 1
-        if self.depth > MAX_DEPTH:
-            msg = f"nested deeper than {MAX_DEPTH} levels"
-            raise ContractError(msg, line=_line(parent))
-        if self.count > MAX_NODES:
-            msg = f"more than {MAX_NODES:,} values"
-            raise ContractError(msg, line=_line(parent), remedy="split it into several contracts")
-
-    def ascend_resolver(self) -> None:
-        """Leave a node; the composer calls it after it has read one."""
-        self.depth -= 1
-
-
-def _may_be_special(value: str) -> bool:
-    return value in _KEYWORDS or value[0] in _NUMBER_STARTS
-
-
-def _compose(data: bytes) -> yaml.Node | None:
-    composer = _Composer(data)
-    try:
-        node: yaml.Node | None = composer.get_single_node()
-        return node
-    finally:
-        composer.dispose()
-
-
-def _line(node: yaml.Node | None) -> int:
-    return 1 if node is None else node.start_mark.line + 1
-
-
-class _Builder:
-    """Makes plain values from nodes. An alias is copied: what it unfolds to is what is bounded."""
-
-    def __init__(self) -> None:
+        self.next: Callable[[], Any] = CParser(data).get_event
         self.left = MAX_NODES
+        self.anchors: dict[str, tuple[Any, Any, int]] = {}
 
-    def build(self, node: yaml.Node, depth: int) -> tuple[Any, Any]:
-        """Return the value of a node and the places of its parts."""
+    def document(self) -> tuple[Any, Any]:
+        """Return the value of the only document, and its places."""
+        self.next()  # the stream starts
+        if type(self.next()) is StreamEndEvent:
+            return None, 1
+        value, place = self.build(self.next(), 0)
+        self.next()  # the document ends
+        following = self.next()
+        if type(following) is not StreamEndEvent:
+            msg = "a second document begins here"
+            raise ContractError(
+                msg,
+                line=_line(following),
+                remedy="keep one contract a file; remove the second `---`",
+            )
+        return value, place
+
+    def build(self, event: Any, depth: int) -> tuple[Any, Any]:
+        """Return the value that begins with an event, and the places of its parts."""
+        before = self.left
         self.left -= 1
-        if self.left < 0 or depth > MAX_DEPTH:
+        if self.left < 0:
+            msg = f"more than {MAX_NODES:,} values"
+            raise ContractError(msg, line=_line(event), remedy="split it into several contracts")
+        kind = type(event)
+        value: Any
+        place: Any
+        if kind is ScalarEvent:
+            value, place = _scalar(event), event.start_mark.line + 1
+        elif kind is AliasEvent:
+            return self._alias(event)
+        else:
+            self._check(event, depth)
+            build = self._mapping if kind is MappingStartEvent else self._sequence
+            value, place = build(event, depth + 1)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value, place, before - self.left
+        return value, place
+
+    def _check(self, event: Any, depth: int) -> None:
+        if depth >= MAX_DEPTH:
+            msg = f"nested deeper than {MAX_DEPTH} levels"
+            raise ContractError(msg, line=_line(event))
+        if event.tag is not None:
+            _refuse_tag(event)
+
+    def _alias(self, event: Any) -> tuple[Any, Any]:
+        if event.anchor not in self.anchors:
+            msg = f"nothing before here is named `&{event.anchor}`"
+            raise ContractError(
+                msg,
+                line=_line(event),
+                remedy="quote a text that begins with `*`, or define the anchor",
+            )
+        value, place, size = self.anchors[event.anchor]
+        self.left -= size
+        if self.left < 0:
             msg = "its aliases unfold to too much"
             raise ContractError(
                 msg,
-                line=_line(node),
-                expected=f"at most {MAX_NODES:,} values, {MAX_DEPTH} levels deep, none in itself",
+                line=_line(event),
+                expected=f"at most {MAX_NODES:,} values",
                 remedy="write the values out",
             )
-        if isinstance(node, ScalarNode):
-            return _scalar(node), node.start_mark.line + 1
-        _refuse_tag(node)
-        if isinstance(node, SequenceNode):
-            return self._sequence(node, depth + 1)
-        return self._mapping(node, depth + 1)
+        return value, place
 
-    def _sequence(self, node: SequenceNode, depth: int) -> tuple[list[Any], Any]:
+    def _sequence(self, event: Any, depth: int) -> tuple[list[Any], Any]:
         values, places = [], []
-        for item in node.value:
-            value, place = self.build(item, depth)
+        line = _line(event)
+        while type(event := self.next()) is not SequenceEndEvent:
+            value, place = self.build(event, depth)
             values.append(value)
             places.append(place)
-        return values, [_line(node), places]
+        return values, [line, places]
 
-    def _mapping(self, node: yaml.Node, depth: int) -> tuple[dict[str, Any], Any]:
+    def _mapping(self, event: Any, depth: int) -> tuple[dict[str, Any], Any]:
         values: dict[str, Any] = {}
         places: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key, line = _key(key_node), key_node.start_mark.line + 1
+        start = _line(event)
+        while type(event := self.next()) is not MappingEndEvent:
+            key, line = self._key(event), event.start_mark.line + 1
             if key in values:
                 raise _duplicate(key, line, places[key])
-            value, place = self.build(value_node, depth)
-            values[key] = value
-            if isinstance(place, int):
-                places[key] = line
-            else:
-                place[0] = line
-                places[key] = place
-        return values, [_line(node), places]
+            values[key], place = self.build(self.next(), depth)
+            places[key] = line if type(place) is int else [line, place[1]]
+        return values, [start, places]
+
+    def _key(self, event: Any) -> str:
+        self.left -= 1
+        if type(event) is not ScalarEvent:
+            msg = "a key that is itself a list, a mapping or an alias"
+            remedy = "put quotes around a text that begins with [, { or *"
+            raise ContractError(msg, line=_line(event), remedy=remedy)
+        if event.value == "<<" and event.implicit[0]:
+            msg = "`<<` merges mappings in YAML 1.1 only"
+            raise ContractError(msg, line=_line(event), remedy="write the keys out")
+        if event.anchor is not None:
+            self.anchors[event.anchor] = event.value, _line(event), 1
+        return str(event.value)
 
 
-def _key(node: yaml.Node) -> str:
-    if not isinstance(node, ScalarNode):
-        msg = "a key that is itself a list or a mapping"
-        raise ContractError(msg, line=_line(node), remedy="put quotes around a text with [ or {")
-    if node.value == "<<" and node.tag == _STRING and not node.style:
-        msg = "`<<` merges mappings in YAML 1.1 only"
-        raise ContractError(msg, line=_line(node), remedy="write the keys out")
-    return str(node.value)
+def _line(event: Any) -> int:
+    line: int = event.start_mark.line
+    return line + 1
 
 
 def _duplicate(key: str, line: int, first: Any) -> ContractError:
@@ -259,11 +274,18 @@ def _duplicate(key: str, line: int, first: Any) -> ContractError:
     )
 
 
-def _scalar(node: ScalarNode) -> Any:
-    tag, text = node.tag, node.value
-    if tag == _STRING:
-        return text
-    _refuse_tag(node)
+def _scalar(event: Any) -> Any:
+    text = event.value
+    if event.tag is not None:
+        _refuse_tag(event)
+        return text if event.tag in _STRING_TAGS else _core(text)
+    if event.implicit[0] and (text in _KEYWORDS or text[0] in _NUMBER_STARTS):
+        return _core(text)
+    return text
+
+
+def _core(text: str) -> Any:
+    """Return what a plain scalar means in the core schema."""
     if text in _KEYWORDS:
         return _KEYWORDS[text]
     if _INTEGER.match(text):
@@ -273,12 +295,12 @@ def _scalar(node: ScalarNode) -> Any:
     return float(text) if _FLOAT.match(text) else text
 
 
-def _refuse_tag(node: yaml.Node) -> None:
-    if node.tag not in _EXPLICIT and node.tag not in ("!", _STRING):
-        msg = f"the tag `{node.tag}` is not read"
+def _refuse_tag(event: Any) -> None:
+    if event.tag not in _TAGS:
+        msg = f"the tag `{event.tag}` is not read"
         raise ContractError(
             msg,
-            line=_line(node),
+            line=_line(event),
             expected="plain YAML 1.2 values",
             remedy="remove the tag; quote a text that begins with `!`",
         )

@@ -167,7 +167,16 @@ def test_a_billion_laughs_are_refused_at_once():
 
 
 def test_a_value_within_itself_is_refused():
-    assert "aliases" in refused("a: &x [*x]\n").what
+    assert "`&x`" in refused("a: &x [*x]\n").what
+
+
+def test_an_anchor_may_be_used_again():
+    assert value("[&x 1, *x, &x 2, *x]") == [1, 1, 2, 2]
+
+
+def test_an_aliased_mapping_has_the_line_of_the_key_it_stands_under():
+    document = parse(b"a: &x {c: 1}\nb:\n  *x\nd: *x\n", HERE)
+    assert [document.line((key,)) for key in "abd"] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "- " * 5000 + "a", "{a: " * 500 + "1" + "}" * 500])
