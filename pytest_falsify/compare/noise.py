@@ -2,7 +2,8 @@
 
 The control is known-good code at the subject's precision. Its error against the oracle is the
 floor of a site; the subject is judged by the ratio of its own error to that floor, with a bootstrap
-interval over the rows, and row by row, because one bad token hides in a total.
+interval over the rows; row by row, because one bad token hides in a total; and by its scale,
+because a factor near 1 hides in a relative error.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -61,6 +62,7 @@ class SiteNoise:
         high: the upper end.
         row_ratio: the largest ratio of a single row to that row's floor.
         row_position: where that row is.
+        scale: the factor by which the oracle fits the subject best; NaN where undefined.
         more_tokens: how many more tokens would decide, or None where tokens would not help.
         reason: one sentence.
     """
@@ -74,6 +76,7 @@ class SiteNoise:
     high: float
     row_ratio: float
     row_position: Mapping[str, int]
+    scale: float
     more_tokens: int | None
     reason: str
 
@@ -159,51 +162,73 @@ def _judged_ratio(
 ) -> SiteNoise:
     unit = unit_roundoff(subject.dtypes[0])
     floor = max(control.total.rel_l2, unit)
-    found = _quotient(subject.total.rel_l2, floor)
     rows = _row_ratios(subject, control, unit)
     row = int(rows.argmax())
-    low, high = _interval(subject, control, unit, seed)
-    judgement, reason = _decide(found, (low, high), float(rows[row]), (ratio, row_ratio), len(rows))
+    drawn = _draws(len(subject.rows), seed)
+    low, high = _interval(subject, control, unit, drawn)
+    observed = _Observed(
+        ratio=_quotient(subject.total.rel_l2, floor),
+        low=low,
+        high=high,
+        row_ratio=float(rows[row]),
+        scale_ratio=_scale_ratio(subject, control, unit, drawn),
+        scale=subject.total.scale,
+        rows=len(rows),
+    )
+    judgement, reason = _decide(observed, ratio, row_ratio)
     return SiteNoise(
         site=subject.site,
         judgement=judgement,
         error=subject.total.rel_l2,
         floor=floor,
-        ratio=found,
+        ratio=observed.ratio,
         low=low,
         high=high,
-        row_ratio=float(rows[row]),
+        row_ratio=observed.row_ratio,
         row_position=subject.row_position(row),
-        more_tokens=_more_tokens(found, (low, high), ratio, subject)
+        scale=observed.scale,
+        more_tokens=_more_tokens(observed, ratio, subject)
         if judgement is Judgement.INCONCLUSIVE
         else None,
         reason=reason,
     )
 
 
-def _decide(
-    found: float,
-    interval: tuple[float, float],
-    worst: float,
-    limits: tuple[float, float],
-    rows: int,
-) -> tuple[Judgement, str]:
-    ratio, row_ratio = limits
-    low, high = interval
-    if found == 0:
+class _Observed(NamedTuple):
+    """The numbers that a judgement is made from."""
+
+    ratio: float
+    low: float
+    high: float
+    row_ratio: float
+    scale_ratio: float
+    scale: float
+    rows: int
+
+
+def _decide(observed: _Observed, ratio: float, row_ratio: float) -> tuple[Judgement, str]:
+    if observed.ratio == 0:
         return Judgement.NOISE, "equal to the oracle"
-    if worst > row_ratio:
-        return Judgement.BUG, f"one row is {worst:.3g} times its floor (limit {row_ratio:g})"
-    if found > ratio * GROSS or (rows >= FEWEST_ROWS and low > ratio):
-        return Judgement.BUG, f"{found:.3g} times its floor (limit {ratio:g})"
-    if rows < FEWEST_ROWS:
-        return Judgement.INCONCLUSIVE, f"{rows} rows are too few to tell"
-    if high <= ratio:
-        return Judgement.NOISE, f"{found:.3g} times its floor (limit {ratio:g})"
-    return (
-        Judgement.INCONCLUSIVE,
-        f"between {low:.3g} and {high:.3g} times its floor (limit {ratio:g})",
-    )
+    if reason := _beyond(observed, ratio, row_ratio):
+        return Judgement.BUG, reason
+    if observed.rows < FEWEST_ROWS:
+        return Judgement.INCONCLUSIVE, f"{observed.rows} rows are too few to tell"
+    if observed.high <= ratio:
+        return Judgement.NOISE, f"{observed.ratio:.3g} times its floor (limit {ratio:g})"
+    between = f"between {observed.low:.3g} and {observed.high:.3g} times its floor"
+    return Judgement.INCONCLUSIVE, f"{between} (limit {ratio:g})"
+
+
+def _beyond(observed: _Observed, ratio: float, row_ratio: float) -> str:
+    """Return why it cannot be noise, or nothing."""
+    has_enough = observed.rows >= FEWEST_ROWS
+    if observed.row_ratio > row_ratio:
+        return f"one row is {observed.row_ratio:.3g} times its floor (limit {row_ratio:g})"
+    if has_enough and observed.scale_ratio > ratio:
+        return f"scaled by {observed.scale:.4g}, which noise does not do"
+    if observed.ratio > ratio * GROSS or (has_enough and observed.low > ratio):
+        return f"{observed.ratio:.3g} times its floor (limit {ratio:g})"
+    return ""
 
 
 def _row_ratios(subject: SiteComparison, control: SiteComparison, unit: float) -> Array:
@@ -223,29 +248,51 @@ def _row_ratios(subject: SiteComparison, control: SiteComparison, unit: float) -
     return ratios
 
 
+def _draws(rows: int, seed: int) -> Array:
+    """Return how often each group of rows is drawn in each resample: (RESAMPLES, groups)."""
+    groups = min(rows, MOST_GROUPS)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    drawn: Array = generator.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    return drawn
+
+
 def _interval(
-    subject: SiteComparison, control: SiteComparison, unit: float, seed: int
+    subject: SiteComparison, control: SiteComparison, unit: float, drawn: Array
 ) -> tuple[float, float]:
     """Return the bootstrap interval of the ratio of the totals, resampling groups of rows."""
-    errors, floors, squares = (
-        _grouped(each)
-        for each in (
-            subject.rows.column("sum_d2"),
-            control.rows.column("sum_d2"),
-            control.rows.column("sum_x2"),
-        )
-    )
-    generator = np.random.Generator(np.random.PCG64(seed))
-    groups = len(errors)
-    drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    lowest = np.maximum(drawn @ floors, unit**2 * (drawn @ squares))
-    above = drawn @ errors
-    ratios = np.full(RESAMPLES, np.inf)
-    np.divide(above, lowest, out=ratios, where=lowest > 0)
-    ratios[above == 0] = 0.0
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.sqrt(np.quantile(ratios, [tail, 1 - tail], method="nearest"))
+    errors = drawn @ _grouped(subject.rows.column("sum_d2"))
+    floors = drawn @ _grouped(control.rows.column("sum_d2"))
+    lowest = np.maximum(floors, unit**2 * (drawn @ _grouped(control.rows.column("sum_x2"))))
+    ratios = np.full(len(drawn), np.inf)
+    np.divide(errors, lowest, out=ratios, where=lowest > 0)
+    ratios[errors == 0] = 0.0
+    low, high = np.sqrt(_ends(ratios))
     return float(low), float(high)
+
+
+def _scale_ratio(
+    subject: SiteComparison, control: SiteComparison, unit: float, drawn: Array
+) -> float:
+    """Return how many times farther from 1 the subject's best-fit scale is than the control's.
+
+    Rounding has no direction, so the scale of honest noise stays within a small part of its size: a
+    factor that hides in the relative error shows here. Both are taken where their intervals favour
+    the subject.
+    """
+    squares = drawn @ _grouped(control.rows.column("sum_x2"))
+    if not squares.all():
+        return 0.0
+    mine, theirs = (
+        _ends(drawn @ _grouped(each.rows.column("sum_xd")) / squares) for each in (subject, control)
+    )
+    nearest = 0.0 if mine[0] <= 0 <= mine[1] else np.abs(mine).min()
+    return _quotient(float(nearest), max(float(np.abs(theirs).max()), unit))
+
+
+def _ends(values: Array) -> Array:
+    """Return the two ends of the middle ``CONFIDENCE`` of some values."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.quantile(values, [tail, 1 - tail], method="nearest")
 
 
 def _grouped(sums: Array) -> Array:
@@ -256,9 +303,7 @@ def _grouped(sums: Array) -> Array:
     return grouped
 
 
-def _more_tokens(
-    found: float, interval: tuple[float, float], ratio: float, site: SiteComparison
-) -> int | None:
+def _more_tokens(observed: _Observed, ratio: float, site: SiteComparison) -> int | None:
     """Return how many more tokens would bring the limit out of the interval.
 
     An interval shrinks as the root of the number of rows.
@@ -267,9 +312,9 @@ def _more_tokens(
     rows_each = max(1, len(site.rows) // tokens)
     if len(site.rows) < FEWEST_ROWS:
         return math.ceil((FEWEST_ROWS - len(site.rows)) / rows_each)
-    low, high = interval
-    reach = high - found if found < ratio else found - low
-    distance = abs(ratio - found)
+    is_below = observed.ratio < ratio
+    reach = observed.high - observed.ratio if is_below else observed.ratio - observed.low
+    distance = abs(ratio - observed.ratio)
     if distance == 0 or not math.isfinite(reach):
         return None
     return max(1, math.ceil(tokens * ((reach / distance) ** 2 - 1)))
@@ -294,6 +339,7 @@ def _judged(
         high=ratio,
         row_ratio=ratio,
         row_position=subject.worst_position,
+        scale=subject.total.scale,
         more_tokens=None,
         reason=reason,
     )

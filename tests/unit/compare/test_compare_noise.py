@@ -38,7 +38,7 @@ def judged(subject, control, **options):
     return judge_site(compared(subject), compared(control), **options)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(1, 21))
 def test_the_controls_own_size_of_error_is_noise(seed):
     found = judged(noisy(1e-2, seed), noisy(1e-2, seed + 100))
     assert found.judgement is Judgement.NOISE
@@ -48,7 +48,7 @@ def test_the_controls_own_size_of_error_is_noise(seed):
     assert found.more_tokens is None
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(1, 21))
 def test_five_times_the_controls_error_is_a_bug(seed):
     found = judged(noisy(5e-2, seed), noisy(1e-2, seed + 100))
     assert found.judgement is Judgement.BUG
@@ -75,6 +75,22 @@ def test_one_bad_token_is_a_bug_although_the_total_is_within():
     assert found.ratio < 3
     assert found.judgement is Judgement.BUG
     assert found.row_position == {"t": 77}
+
+
+def test_a_scale_is_a_bug_although_its_error_is_within():
+    oracle = ORACLE.astype(np.float32)
+    subject = compared(noisy(1e-2, 1, np.float32(1.02) * oracle), oracle)
+    found = judge_site(subject, compared(noisy(1e-2, 2), oracle))
+    assert found.high < 3
+    assert found.judgement is Judgement.BUG
+    assert found.scale == pytest.approx(1.02, abs=1e-3)
+    assert "scaled by 1.02" in found.reason
+
+
+def test_a_scale_that_the_control_has_too_is_noise():
+    scaled = np.float32(1.02) * ORACLE
+    found = judged(noisy(1e-2, 1, scaled), noisy(1e-2, 2, scaled))
+    assert found.judgement is Judgement.NOISE
 
 
 def test_a_row_that_the_control_hits_by_chance_does_not_raise_its_ratio():
