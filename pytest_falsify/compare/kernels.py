@@ -53,7 +53,7 @@ decides, so that the same pair always gives the same bits."""
 SMALLEST_NARROW_SQUARE, LARGEST_NARROW_SQUARE = 1e-28, 1e37
 """Outside of these a sum of squares in float32 has lost digits, and the row is done in float64."""
 LONG_ROW = 512
-LARGEST = 2**63 - 1
+LARGEST = np.uint64(2**63 - 1)
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NARROW_FLOATS = frozenset(
@@ -187,6 +187,9 @@ def _measure(x: Array, y: Array, floats: Array, integers: Array) -> None:
         return
     pair = _Pair(x, y, widened(x, FLOAT32), widened(y, FLOAT32))
     _measure_plainly(pair, floats, integers)
+    squares = floats[: D2 + 1]
+    if squares.min() > SMALLEST_NARROW_SQUARE and squares.max() < LARGEST_NARROW_SQUARE:
+        return
     again = ~_is_in_range(floats)
     if again.any():
         some_floats, some_integers = floats[:, again], integers[:, again]
@@ -219,7 +222,8 @@ def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
     wide_x, wide_y = pair.wide_x, pair.wide_y
     floats[X2] = _dots(wide_x, wide_x)
     mismatches = pair.mismatches()
-    if not mismatches.any():
+    integers[MISMATCHED] = _counts(mismatches)
+    if not np.count_nonzero(integers[MISMATCHED]):
         floats[Y2] = floats[X2]
         floats[D2:] = 0
         integers[MISMATCHED:] = 0
@@ -233,10 +237,10 @@ def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
     magnitude = np.abs(d, out=d)
     floats[ABS_D] = _dots(magnitude, ones)
     places = integers[WHERE] = magnitude.argmax(axis=1)
-    rows = np.arange(len(places))
-    floats[MAX_ABS_D] = np.abs(np.subtract(wide_y[rows, places], wide_x[rows, places], dtype=float))
+    at = np.arange(len(places)) * d.shape[1] + places
+    floats[MAX_ABS_D] = np.subtract(wide_y.take(at), wide_x.take(at), dtype=FLOAT64)
+    np.abs(floats[MAX_ABS_D], out=floats[MAX_ABS_D])
     floats += 0.0  # a sum of zeros is 0, whichever sign the BLAS gives it
-    integers[MISMATCHED] = _counts(mismatches)
     integers[MAX_ULP] = _distances(*in_one_dtype(pair.x, pair.y))
 
 
@@ -282,11 +286,12 @@ def _dots(a: Array, b: Array) -> Any:
     return products[:, 0, 0]
 
 
-def _counts(integers: Array) -> Array:
+def _counts(integers: Array) -> Any:
     """Return how many values of each row are not 0; counting a long row alone is much faster."""
+    if len(integers) == 1:
+        return np.count_nonzero(integers)
     if integers.shape[1] < LONG_ROW:
-        counts: Array = (integers != 0).sum(axis=1)
-        return counts
+        return (integers != 0).sum(axis=1)
     return np.array([np.count_nonzero(row) for row in integers])
 
 
@@ -326,16 +331,15 @@ def _distances(x: Array, y: Array) -> Array:
         steps = _unsigned(np.maximum(x, y) - np.minimum(x, y))
     else:
         steps = _steps(_bits(x), _bits(y))
-    farthest: Array = np.minimum(steps.max(axis=1).astype(np.uint64), LARGEST)
-    return farthest
+    farthest: Array = steps.max(axis=1)
+    return farthest if farthest.itemsize < LARGEST.itemsize else np.minimum(farthest, LARGEST)
 
 
 def _steps(x: Array, y: Array) -> Array:
     """Return how many floats lie from x to y, from their bits; both zeros are one float."""
     steps = _unsigned(np.abs(x - y))
-    is_opposite = (x ^ y) < 0
-    if is_opposite.any():
-        places = np.flatnonzero(is_opposite)
+    places = np.flatnonzero((x ^ y) < 0)
+    if places.size:
         magnitude = np.iinfo(x.dtype).max
         from_zero = (_unsigned(each.take(places) & magnitude) for each in (x, y))
         steps.put(places, sum(from_zero))
