@@ -160,6 +160,16 @@ def test_one_minus_cosine_keeps_its_digits_near_one(noise):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-6])
+def test_one_minus_cosine_keeps_its_digits_when_sums_are_kept_in_float32(noise):
+    generator = np.random.default_rng(4)
+    x = generator.standard_normal((64, 512)).astype(np.float32)
+    y = (x + noise * generator.standard_normal(x.shape)).astype(np.float32)
+    expected = measure(x.astype(np.float64).ravel(), y.astype(np.float64).ravel())
+    found = pair_sums(x, y, row_length=512).total()
+    assert found.one_minus_cosine == pytest.approx(expected.one_minus_cosine, rel=1e-5)
+
+
 def test_scale_sees_what_the_cosine_does_not():
     x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
     found = measure(x, np.float32(1.03) * x)
@@ -180,6 +190,7 @@ def test_known_values():
 def test_no_rows_have_no_worst():
     empty = RowSums.zeros(0, 4)
     assert empty.total() == PairStatistics()
+    assert RowSums.zeros(1, 4).rel_l2().tolist() == [PairStatistics().rel_l2]
     with pytest.raises(ValueError, match="empty"):
         empty.worst()
 
