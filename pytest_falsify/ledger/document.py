@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import FalsifierBlock, Ledger
-from pytest_falsify.ledger.discharge import Discharge
+from pytest_falsify.ledger.discharge import NO_DEMANDS, Discharge
 from pytest_falsify.ledger.evidence import DISPUTED, Digests, Evidence
 from pytest_falsify.ledger.fields import (
     as_object,
@@ -56,10 +56,10 @@ def parse(text: str, path: str | None = None, *, any_words: bool = False) -> Led
         LedgerError: with path and line, when it is not a ledger or says what its evidence does not
             support.
     """
-    _refuse_conflicts(text, path)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
+        _refuse_conflicts(text, path)
         msg = f"the ledger is not JSON: {error.msg}"
         raise LedgerError(msg, path=path, line=error.lineno, remedy=_RESTORE) from None
     except LedgerError as error:
@@ -127,11 +127,17 @@ def _block_from_json(id_: str, value: object, *, any_words: bool) -> FalsifierBl
         entry=entry,
         today={name: Digests.from_json(each) for name, each in today.items()},
         evidence=tuple(evidence),
-        discharge=Discharge.from_mapping(get_object({"discharge": {}} | data, "discharge", id_)),
+        discharge=_discharge(id_, data),
     )
     _refuse_repetition(id_, evidence)
     _refuse_assertion(id_, data, block, any_words=any_words)
     return block
+
+
+def _discharge(id_: str, data: dict[str, Any]) -> Discharge:
+    if "discharge" not in data:
+        return NO_DEMANDS
+    return Discharge.from_mapping(get_object(data, "discharge", id_))
 
 
 def _refuse_repetition(id_: str, evidence: Sequence[Evidence]) -> None:

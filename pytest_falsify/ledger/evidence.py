@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.errors import LedgerError
@@ -168,9 +168,9 @@ class Evidence:
     def __post_init__(self) -> None:
         _check_digest("entry", self.entry)
         _check_digest("machine", self.machine)
-        for name in Digests.NAMES:
-            if getattr(self, name) is not None:
-                _check_digest(name, getattr(self, name))
+        for name, value in self.digests.items():
+            if value is not None:
+                _check_digest(name, value)
         if self.retracted and self.outcome is not Outcome.REFUTED:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
@@ -366,12 +366,10 @@ def settle(value: Any) -> Any:
     except AttributeError:
         msg = f"a {type(value).__name__} cannot be recorded as evidence"
         raise LedgerError(msg, expected="numbers, strings, lists and mappings") from None
-    return {_key(key): settle(each) for key, each in members}
+    return {key if isinstance(key, str) else _no_key(key): settle(each) for key, each in members}
 
 
-def _key(key: object) -> str:
-    if isinstance(key, str):
-        return key
+def _no_key(key: object) -> NoReturn:
     msg = f"{key!r} cannot be the name of an observed number"
     raise LedgerError(msg, expected="a string")
 

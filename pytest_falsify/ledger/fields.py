@@ -56,9 +56,8 @@ def exact_keys(
     if not data.keys() >= required:
         msg = f"{what} has no {min(required - data.keys())!r}"
         raise LedgerError(msg, expected=f"the keys {', '.join(sorted(required))}")
-    unknown = data.keys() - required - optional
-    if unknown:
-        msg = f"{what} has an unknown key {min(unknown)!r}"
+    if len(data) > len(required) and not data.keys() <= required | optional:
+        msg = f"{what} has an unknown key {min(data.keys() - required - optional)!r}"
         known = ", ".join(sorted(required | optional))
         raise LedgerError(msg, expected=f"only the keys {known}")
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "urn:pytest-falsify:run:1"
 
+_TAIL_BYTES = 1 << 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -93,7 +95,8 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
             lock.acquire()
-            journal = cls(path, path.open("xb", buffering=0), lock)
+            path.touch(exist_ok=False)
+            journal = cls(path, path.open("ab", buffering=0), lock)
             journal._write({**header, "id": run, "kind": "header", "schema": SCHEMA})
             sync_folder(folder)
         except (OSError, Timeout) as error:
@@ -204,13 +207,17 @@ def recover(path: Path) -> Run | None:
 
 def recover_all(folder: Path) -> tuple[Run, ...]:
     """Recover every record of a killed session in a folder; return those that were mended."""
-    mended = []
-    for path in sorted(folder.glob("*.jsonl")):
-        if read_run(path).trailer is None:
-            run = recover(path)
-            if run is not None and run.trailer is not None:
-                mended.append(run)
-    return tuple(mended)
+    open_ended = [path for path in sorted(folder.glob("*.jsonl")) if not _is_ended(path)]
+    runs = [recover(path) for path in open_ended]
+    return tuple(run for run in runs if run is not None and run.trailer is not None)
+
+
+def _is_ended(path: Path) -> bool:
+    """Whether the last line is a trailer; old records are many, so only their end is read."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    return lines[-1] == b"" and b'"kind":"trailer"' in lines[-2:][0]
 
 
 def _end(path: Path) -> None:

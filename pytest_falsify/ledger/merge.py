@@ -148,11 +148,11 @@ def retract(ledger: Ledger, falsifier: str, evidence: str, *, who: str, why: str
 def _join_today(one: Mapping[str, Digests], other: Mapping[str, Digests]) -> dict[str, Digests]:
     names = sorted({*one, *other})
     unknown = Digests()
-    return {name: _join(one.get(name, unknown), other.get(name, unknown)) for name in names}
+    return {name: join_digests(one.get(name, unknown), other.get(name, unknown)) for name in names}
 
 
-def _join(one: Digests, other: Digests) -> Digests:
-    """The least that both agree with: an unknown digest gives way, two known ones are disputed."""
+def join_digests(one: Digests, other: Digests) -> Digests:
+    """Return what two sides say together: an unknown digest gives way, two known are disputed."""
     return Digests(
         subject=_join_digest(one.subject, other.subject),
         oracle=_join_digest(one.oracle, other.oracle),
@@ -240,7 +240,7 @@ def _seen_today(old: Digests | None, observed: Sequence[Observation]) -> Digests
     """Today's digests of one target; a run that decided nothing may leave some as they were."""
     seen = Digests()
     for each in observed:
-        seen = _join(seen, each.today)
+        seen = join_digests(seen, each.today)
     if old is None or any(each.evidence and _knows_all(each.evidence) for each in observed):
         return seen
     return Digests(

@@ -102,10 +102,18 @@ def support(held: Sequence[Evidence], discharge: Discharge) -> Status:
     return Status.FUNCTIONAL
 
 
+def discharge_needs(block: FalsifierBlock) -> tuple[str, ...]:
+    """Return in words what a claim that held live still lacks before it is DISCHARGED."""
+    status, best = _supported(trials(block), block.discharge)
+    return _needs(best, block.discharge) if best and status is Status.FUNCTIONAL else ()
+
+
 def _supported(seen: Sequence[Trial], discharge: Discharge) -> tuple[Status, Trial | None]:
     ranked = [(support(each.held, discharge), each) for each in seen if each.held]
     if not ranked:
         return Status.UNTRIED, None
+    if len(ranked) == 1:
+        return ranked[0]
     return max(ranked, key=lambda pair: (pair[0].rank, _accepted(pair[1], discharge)))
 
 
@@ -133,14 +141,15 @@ def _partial(trial: Trial, _: Discharge) -> str:
 
 
 def _functional(trial: Trial, discharge: Discharge) -> str:
-    accepted = [each for each in trial.held if discharge.accepts(each)]
-    if not accepted:
-        needs = " and ".join(discharge.conditions())
-        return f"held live on {trial.target}; DISCHARGED needs {needs}"
     count = _accepted(trial, discharge)
-    machines = f"{count} machine{'s' if count > 1 else ''}"
-    needs = " and ".join(discharge.missing(accepted))
-    return f"held live on {trial.target} ({machines}); DISCHARGED needs {needs}"
+    machines = f" ({count} machine{'s' if count > 1 else ''})" if count else ""
+    needs = " and ".join(_needs(trial, discharge))
+    return f"held live on {trial.target}{machines}; DISCHARGED needs {needs}"
+
+
+def _needs(trial: Trial, discharge: Discharge) -> tuple[str, ...]:
+    accepted = [each for each in trial.held if discharge.accepts(each)]
+    return discharge.missing(accepted) if accepted else discharge.conditions()
 
 
 def _discharged(trial: Trial, discharge: Discharge) -> str:

@@ -77,7 +77,7 @@ known_digests = st.builds(
     oracle=st.sampled_from([ORACLE, None]),
     inputs=st.just(INPUTS),
 )
-todays = st.dictionaries(targets, known_digests, max_size=2)
+todays = st.dictionaries(targets, st.just(TODAY) | known_digests, max_size=2)
 observed_numbers = st.fixed_dictionaries(
     {"rel_l2": st.floats(0, 1)},
     optional={"bit_equal": st.booleans(), "repeats": st.integers(1, 3)},
@@ -115,13 +115,25 @@ def records(draw, outcomes=outcomes) -> Evidence:
     )
 
 
-record_sets = st.lists(records(), max_size=8).map(tuple)
+supporting = st.builds(
+    evidence,
+    target=targets,
+    source=st.sampled_from(["live", "live", "algorithm"]),
+    on=st.sampled_from("abcd"),
+    faults=st.just(CAUGHT),
+    observed=observed_numbers,
+    platform=st.sampled_from(["linux", "linux, NVIDIA H200", "darwin, Apple M4"]),
+    signature=st.none() | st.just(Signature(signer="ada", armour="AAAA")),
+)
+"""Fresh under ``TODAY``, and mostly good for DISCHARGED: chance alone rarely makes such sets."""
+
+record_sets = st.lists(records() | supporting, max_size=8).map(tuple)
 
 
 @st.composite
 def blocks(draw) -> FalsifierBlock:
     return FalsifierBlock(
-        entry=draw(st.sampled_from([ENTRY, OLD_ENTRY])),
+        entry=draw(st.sampled_from([ENTRY, ENTRY, OLD_ENTRY])),
         today=draw(todays),
         evidence=tuple({each.id: each for each in draw(record_sets)}.values()),
         discharge=draw(discharges),

@@ -18,7 +18,7 @@ from ledger_samples import (
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.document import to_text
 from pytest_falsify.ledger.evidence import Digests, Observation, Outcome
-from pytest_falsify.ledger.merge import fold, retract
+from pytest_falsify.ledger.merge import fold, merge, retract
 from pytest_falsify.ledger.status import Status, judge
 
 LIVE = evidence(faults=CAUGHT)
@@ -163,6 +163,12 @@ def test_a_retraction_lifts_a_refutation_and_keeps_it_on_file():
     assert status(mended) is Status.FUNCTIONAL
     assert "refuted" in outcomes(mended)
     assert run(mended, LIVE) == mended
+
+
+def test_a_retraction_survives_a_merge_with_a_ledger_that_does_not_know_it():
+    ledger = run(None, LIVE, evidence("refuted", on="b"))
+    mended = retract(ledger, FALSIFIER, evidence("refuted", on="b").id, who="ada", why="memory")
+    assert mended == merge(ledger, mended)
 
 
 def test_a_refutation_that_is_seen_again_lifts_its_retraction():

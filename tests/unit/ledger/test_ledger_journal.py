@@ -119,6 +119,16 @@ time.sleep(60)
     assert recover_all(tmp_path) == ()
 
 
+def test_a_long_torn_line_leaves_nothing_behind(tmp_path):
+    with Journal.open(tmp_path, {"id": "torn"}) as journal:
+        journal.observe(SEEN[0])
+        with journal.path.open("ab") as file:
+            file.write(b'{"kind": "note", "text": "' + b"x" * 100_000)
+    (run,) = recover_all(tmp_path)
+    assert run.trailer["recovered"] is True
+    assert not read_run(journal.path).is_torn
+
+
 @pytest.mark.parametrize("kind", [None, "header", "trailer"])
 def test_only_a_session_writes_header_and_trailer(journal, kind):
     with pytest.raises(LedgerError):
