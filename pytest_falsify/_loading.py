@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.ledger.block import EntryFacts
@@ -11,6 +11,7 @@ from pytest_falsify.ledger.block import EntryFacts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_falsify.checks.base import Check
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.contracts.vocabulary import Vocabulary
 
@@ -35,18 +36,21 @@ def vocabulary() -> Vocabulary:
     from pytest_falsify.stages.vocabulary import canonical
 
     return Vocabulary(
-        checks={
-            kind: {
-                "type": "object",
-                "properties": dict(check(kind).parameters),
-                "required": list(check(kind).required),
-                "additionalProperties": False,
-            }
-            for kind in check_kinds()
-        },
+        checks={kind: _schema_of(check(kind)) for kind in check_kinds()},
         engines={name: engine(name).options for name in engine_names()},
         stage=canonical,
     )
+
+
+def _schema_of(check: Check) -> dict[str, Any]:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": dict(check.parameters),
+        "required": list(check.required),
+        "additionalProperties": False,
+    }
+    one_of = getattr(check, "one_of", ())
+    return {**schema, "anyOf": [{"required": [name]} for name in one_of]} if one_of else schema
 
 
 def entry_facts(contract: Contract) -> dict[str, EntryFacts]:

@@ -20,7 +20,8 @@ class Request:
     """One capture that a check needs.
 
     Attributes:
-        role: ``subject`` or ``oracle``: whose digest the evidence carries.
+        role: ``subject``, ``oracle`` or ``control``; the evidence carries the digests of the first
+            two, and the control's as part of the oracle's.
         capture: the name of the capture in the contract.
         input: the name of the input in the contract.
         run: numbers repeated runs.
@@ -63,6 +64,17 @@ def pairs(
         Request(role=role, capture=claim.parameter(role), input=name, plan=plan)
         for name in claim.inputs
         for role in roles
+    )
+
+
+def control_requests(claim: Claim, plan: Plan) -> tuple[Request, ...]:
+    """Return the requests of the control that a claim's ``noise`` names, on every input."""
+    noise = claim.parameter("noise")
+    if noise is None:
+        return ()
+    return tuple(
+        Request(role="control", capture=noise["control"], input=name, plan=plan)
+        for name in claim.inputs
     )
 
 

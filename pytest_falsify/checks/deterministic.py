@@ -13,8 +13,8 @@ from pytest_falsify.checks.base import (
     Request,
     by_input,
 )
-from pytest_falsify.checks.identical import bitwise_verdict, judge_bits
-from pytest_falsify.checks.verdict import Verdict, inconclusive
+from pytest_falsify.checks.identical import bitwise_verdict
+from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
@@ -52,19 +52,24 @@ class Deterministic:
         )
 
     def judge(self, _claim: Claim, captures: Captures, compare: Compare) -> Verdict:
-        """Compare every run with the first, and their logits too."""
-        runs = [run for each in by_input(captures).values() for run in each.values()]
-        if any(has_nonfinite(each) for each in runs):
+        """Compare every run with the first: tensors, then logits."""
+        if any(has_nonfinite(each) for each in captures.values()):
             return inconclusive("the subject's logits are not finite")
-        judged = []
-        for name, each in by_input(captures).items():
-            first, *others = each.values()
-            for number, other in enumerate(others, start=2):
-                judged.append(judge_bits(f"{name}, run {number}", compare(other, first)))
-                if differing_step(other, first) is not None and not judged[-1].violations:
-                    return Verdict(
-                        outcome=Outcome.REFUTED,
-                        reasons=(f"the logits of run {number} on {name} are not the first run's",),
-                        judged=tuple(judged),
-                    )
-        return bitwise_verdict(tuple(judged), captures, "the first run's")
+        repeated = [
+            (f"{name}, run {number}", other, runs["subject", 0])
+            for name, runs in by_input(captures).items()
+            for number, other in enumerate(list(runs.values())[1:], start=2)
+        ]
+        verdict = bitwise_verdict(repeated, captures, compare, whose="the first run's")
+        if verdict.outcome is not Outcome.HELD:
+            return verdict
+        for label, other, first in repeated:
+            step = differing_step(other, first)
+            if step is not None:
+                return Verdict(
+                    outcome=Outcome.REFUTED,
+                    reasons=(f"{label}: the logits of step {step} are not the first run's",),
+                    observed={"bit_equal": False, "step": step},
+                    coverage=coverage(captures.values()),
+                )
+        return verdict

@@ -30,7 +30,7 @@ def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
         target=claim.target.name,
         entry=entry_digest(claim.contract, claim.falsifier),
         subject=_digest_of(identities.get("subject", ())),
-        oracle=_digest_of(identities.get("oracle", ())),
+        oracle=_digest_of((*identities.get("oracle", ()), *identities.get("control", ()))),
         inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
         machine=machine_id(),
         platform=_platform(captures),
@@ -39,6 +39,7 @@ def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
         reasons=verdict.reasons,
         observed=verdict.observed,
         coverage=verdict.coverage,
+        faults=verdict.faults,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.checks.base import PAIR, Captures, Compare, Request, by_input, pairs
+from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
@@ -13,13 +14,15 @@ from pytest_falsify.checks.verdict import (
     nothing_compared,
     worst,
 )
-from pytest_falsify.compare.limits import Violation, parse_limits, violations
+from pytest_falsify.compare.limits import parse_limits, violations
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.compare.comparison import Comparison
 
 BITS = parse_limits({"mismatched": {"max": 0}})
 
@@ -37,33 +40,59 @@ class Identical:
 
     def judge(self, _claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Compare bits."""
-        judged = tuple(
-            judge_bits(name, compare(runs["subject", 0], runs["oracle", 0]))
+        labelled = [
+            (name, runs["subject", 0], runs["oracle", 0])
             for name, runs in by_input(captures).items()
+        ]
+        return bitwise_verdict(labelled, captures, compare, whose="the oracle's")
+
+
+def bitwise_verdict(
+    labelled: Sequence[tuple[str, Capture, Capture]],
+    captures: Captures,
+    compare: Compare,
+    *,
+    whose: str,
+) -> Verdict:
+    """Return the verdict on pairs in which no bit may differ.
+
+    Args:
+        labelled: what each pair is called, its subject, and what the subject must be.
+        captures: all that was captured, for the coverage.
+        compare: compares a pair.
+        whose: whose bits they must be, in words.
+    """
+    judged = tuple(_judged(label, compare(one, other)) for label, one, other in labelled)
+    if reason := nothing_compared(judged):
+        return inconclusive(reason, judged)
+    broken = [each for one in judged for each in one.violations]
+    observed = {"bit_equal": not broken, "worst": worst(judged)}
+    seen = coverage(captures.values())
+    if broken:
+        reason = f"{broken[0].site} is the first of {len(broken)} sites whose bits are not {whose}"
+        return Verdict(
+            outcome=Outcome.REFUTED,
+            reasons=(reason,),
+            observed=observed,
+            coverage=seen,
+            judged=judged,
         )
-        return bitwise_verdict(judged, captures, "the oracle's")
+    return Verdict(
+        outcome=Outcome.HELD,
+        reasons=(f"every bit is {whose}",),
+        observed=observed,
+        coverage=seen,
+        faults=plant(
+            Pair(subject=one, oracle=other, compare=compare, refutes=_differs)
+            for _, one, other in labelled
+        ),
+        judged=judged,
+    )
 
 
-def judge_bits(label: str, comparison: Any) -> Judged:
-    """Return a comparison with every site whose bits differ marked."""
+def _judged(label: str, comparison: Comparison) -> Judged:
     return Judged(label=label, comparison=comparison, violations=violations(comparison, BITS))
 
 
-def bitwise_verdict(judged: tuple[Judged, ...], captures: Captures, whose: str) -> Verdict:
-    """Return the verdict of comparisons that allow no bit to differ."""
-    if reason := nothing_compared(judged):
-        return inconclusive(reason, judged)
-    broken: list[Violation] = [each for one in judged for each in one.violations]
-    observed = {"bit_equal": not broken, "worst": worst(judged)}
-    if broken:
-        first = broken[0].site
-        reason = f"{first} is the first of {len(broken)} sites whose bits are not {whose}"
-    else:
-        reason = f"every bit is {whose}"
-    return Verdict(
-        outcome=Outcome.REFUTED if broken else Outcome.HELD,
-        reasons=(reason,),
-        observed=observed,
-        coverage=coverage(captures.values()),
-        judged=judged,
-    )
+def _differs(comparison: Comparison) -> bool:
+    return bool(violations(comparison, BITS))

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 GROUP = "pytest_falsify.checks"
 BUILT_IN = {
+    "argmax": "pytest_falsify.checks.choices:Argmax",
     "deterministic": "pytest_falsify.checks.deterministic:Deterministic",
+    "differs": "pytest_falsify.checks.differs:Differs",
+    "distribution": "pytest_falsify.checks.distribution:Distribution",
     "identical": "pytest_falsify.checks.identical:Identical",
     "parity": "pytest_falsify.checks.parity:Parity",
     "tokens": "pytest_falsify.checks.tokens:Tokens",
+    "topk": "pytest_falsify.checks.choices:TopK",
     "unobserved": "pytest_falsify.checks.unobserved:Unobserved",
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.answers import differing_step, has_nonfinite
@@ -59,7 +62,6 @@ class Unobserved:
             request.run != OBSERVED_RUN or capture.tensors for request, capture in captures.items()
         ):
             return inconclusive("nothing was captured, so nothing could have been disturbed")
-        observed = {"bit_equal": True}
         for name, runs in by_input(captures).items():
             looked, bare, again = (
                 runs["subject", run] for run in (OBSERVED_RUN, BARE_RUN, BARE_AGAIN)
@@ -81,6 +83,22 @@ class Unobserved:
         return Verdict(
             outcome=Outcome.HELD,
             reasons=("the logits are the same bits with and without capture",),
-            observed=observed,
+            observed={"bit_equal": True},
             coverage=coverage(captures.values()),
+            faults=_plant(captures),
         )
+
+
+def _plant(captures: Captures) -> dict[str, int]:
+    """Plant one changed bit in the logits of each step of each captured run."""
+    planted = caught = 0
+    for runs in by_input(captures).values():
+        looked, bare = runs["subject", OBSERVED_RUN], runs["subject", BARE_RUN]
+        for step, logits in enumerate(looked.logits):
+            bits = np.frombuffer(logits.tobytes(), np.uint8).copy()
+            bits[len(bits) // 2] ^= 1
+            faulty = list(looked.logits)
+            faulty[step] = bits.view(logits.dtype).reshape(logits.shape)
+            planted += 1
+            caught += differing_step(replace(looked, logits=tuple(faulty)), bare) == step
+    return {"planted": planted, "caught": caught}

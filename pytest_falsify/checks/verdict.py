@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.compare.comparison import Comparison, SiteComparison
     from pytest_falsify.compare.limits import Violation
+    from pytest_falsify.compare.noise import Judgement, SiteNoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,23 +22,34 @@ class Judged:
 
     Attributes:
         label: which input or run it is about.
+        noise: every site judged against its floor, where a control was captured.
         advice: the tightest limits that would have passed, as a contract would write them.
     """
 
     label: str
     comparison: Comparison
     violations: tuple[Violation, ...] = ()
+    noise: tuple[SiteNoise, ...] = ()
     advice: str = ""
+
+    def beyond(self, judgement: Judgement) -> tuple[SiteNoise, ...]:
+        """Return the sites that are judged so, in causal order."""
+        return tuple(each for each in self.noise if each.judgement is judgement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """An outcome with its reasons, the numbers observed, and how much was looked at."""
+    """An outcome with its reasons, the numbers observed, and how much was looked at.
+
+    Attributes:
+        faults: what the check made of planted faults; None where it planted none.
+    """
 
     outcome: Outcome
     reasons: tuple[str, ...]
     observed: Mapping[str, Any] = field(default_factory=dict)
     coverage: Mapping[str, Any] = field(default_factory=dict)
+    faults: Mapping[str, Any] | None = None
     judged: tuple[Judged, ...] = ()
 
 

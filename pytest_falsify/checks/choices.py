@@ -1,0 +1,151 @@
+"""`topk`: the subject's k best next tokens are the oracle's; a flip within the noise is a tie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.checks.base import (
+    CAPTURE_NAME,
+    OBSERVED,
+    Captures,
+    Compare,
+    Request,
+    by_input,
+    control_requests,
+    pairs,
+)
+from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
+from pytest_falsify.compare.tokens import SIGMAS, Change, Choice, top_changes
+from pytest_falsify.ledger.evidence import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.checks.claim import Claim
+
+NOISE: Mapping[str, Any] = {
+    "description": "the control whose error against the oracle is the noise of each token",
+    "type": "object",
+    "properties": {
+        "control": CAPTURE_NAME,
+        "sigmas": {
+            "description": f"by how many times the noise a margin may be overcome; {SIGMAS:g}",
+            "type": "number",
+            "exclusiveMinimum": 0,
+        },
+    },
+    "required": ["control"],
+    "additionalProperties": False,
+}
+
+
+class TopK:
+    """Refuted by a choice that the oracle prefers by more than noise explains."""
+
+    kind: ClassVar[str] = "topk"
+    parameters: ClassVar[Mapping[str, Any]] = {
+        "subject": CAPTURE_NAME,
+        "oracle": CAPTURE_NAME,
+        "noise": NOISE,
+        "k": {"type": "integer", "minimum": 1, "maximum": 1000},
+        "inputs": OBSERVED["inputs"],
+    }
+    required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
+    k: ClassVar[int] = 5
+
+    def requests(self, claim: Claim) -> tuple[Request, ...]:
+        """Ask for the logits of the prefill on every input; no stage is observed."""
+        return (*pairs(claim, Plan()), *control_requests(claim, Plan()))
+
+    def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
+        """Compare the choices of every token."""
+        found = {name: self._changes(claim, runs) for name, runs in by_input(captures).items()}
+        tokens = sum(len(each.inputs.tokens) for each in captures.values()) // len(_roles(captures))
+        if not tokens:
+            return inconclusive("nothing was compared")
+        flips = [
+            (name, each)
+            for name, changes in found.items()
+            for each in changes
+            if each.choice is Choice.FLIP
+        ]
+        ties = sum(len(changes) for changes in found.values()) - len(flips)
+        observed = {
+            "flips": len(flips),
+            "ties": ties,
+            "tokens": tokens,
+            "calibration": "measured" if claim.parameter("noise") else "uncalibrated",
+        }
+        if flips:
+            name, worst = flips[0]
+            return Verdict(
+                outcome=Outcome.REFUTED,
+                reasons=(_told(name, worst, len(flips)),),
+                observed=observed,
+                coverage=coverage(captures.values()),
+            )
+        return Verdict(
+            outcome=Outcome.HELD,
+            reasons=(f"the {self._k(claim)} best of {tokens} tokens agree, {ties} within noise",),
+            observed=observed,
+            coverage=coverage(captures.values()),
+            faults=self._plant(claim, captures),
+        )
+
+    def _k(self, claim: Claim) -> int:
+        return int(claim.parameter("k", self.k))
+
+    def _changes(self, claim: Claim, runs: Mapping[tuple[str, int], Capture]) -> tuple[Change, ...]:
+        control = runs.get(("control", 0))
+        return top_changes(
+            runs["subject", 0].logits[0],
+            runs["oracle", 0].logits[0],
+            None if control is None else control.logits[0],
+            k=self._k(claim),
+            sigmas=claim.parameter("noise", {}).get("sigmas", SIGMAS),
+        )
+
+    def _plant(self, claim: Claim, captures: Captures) -> dict[str, Any]:
+        """Plant other tokens' logits, reversed logits and a NaN; each must be a flip."""
+        planted = caught = 0
+        for runs in by_input(captures).values():
+            for faulty in _faulty(runs["subject", 0]):
+                planted += 1
+                changes = self._changes(claim, {**runs, ("subject", 0): faulty})
+                caught += any(each.choice is Choice.FLIP for each in changes)
+        return {"planted": planted, "caught": caught}
+
+
+class Argmax(TopK):
+    """The same of the one best token."""
+
+    kind: ClassVar[str] = "argmax"
+    parameters: ClassVar[Mapping[str, Any]] = {
+        key: value for key, value in TopK.parameters.items() if key != "k"
+    }
+    k: ClassVar[int] = 1
+
+
+def _faulty(subject: Capture) -> list[Capture]:
+    logits = subject.logits[0]
+    poisoned = np.array(logits)
+    poisoned[len(poisoned) // 2, 0] = np.nan
+    found = [-logits, poisoned, np.roll(logits, 1, axis=1)]
+    return [replace(subject, logits=(each, *subject.logits[1:])) for each in found]
+
+
+def _roles(captures: Captures) -> set[str]:
+    return {request.role for request in captures}
+
+
+def _told(name: str, change: Change, count: int) -> str:
+    return (
+        f"{count} choices flip; the first on {name} at token {change.token}: {change.subject} "
+        f"instead of {change.oracle}, which the oracle prefers by {change.margin:.3g} "
+        f"(noise explains {change.allowance:.3g})"
+    )
