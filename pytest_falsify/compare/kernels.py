@@ -54,6 +54,7 @@ SMALLEST_NARROW_SQUARE, LARGEST_NARROW_SQUARE = 1e-28, 1e37
 """Outside of these a sum of squares in float32 has lost digits, and the row is done in float64."""
 LONG_ROW = 512
 LARGEST = np.uint64(2**63 - 1)
+SIGNED, UNSIGNED = ({size: np.dtype(f"{kind}{size}") for size in (1, 2, 4, 8)} for kind in "iu")
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NARROW_FLOATS = frozenset(
@@ -241,7 +242,7 @@ def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
     floats[MAX_ABS_D] = np.subtract(wide_y.take(at), wide_x.take(at), dtype=FLOAT64)
     np.abs(floats[MAX_ABS_D], out=floats[MAX_ABS_D])
     floats += 0.0  # a sum of zeros is 0, whichever sign the BLAS gives it
-    integers[MAX_ULP] = _distances(*in_one_dtype(pair.x, pair.y))
+    integers[MAX_ULP] = _distances(pair, mismatches)
 
 
 def _is_in_range(floats: Array) -> NDArray[np.bool_]:
@@ -296,7 +297,7 @@ def _counts(integers: Array) -> Any:
 
 
 def _bits(values: Array) -> Array:
-    return values.view(f"i{values.dtype.itemsize}")
+    return values.view(SIGNED[values.itemsize])
 
 
 def in_one_dtype(x: Array, y: Array) -> tuple[Array, Array]:
@@ -325,20 +326,29 @@ def _common_dtype(x: np.dtype[Any], y: np.dtype[Any]) -> np.dtype[Any]:
     return min(x, y, key=lambda dtype: int(ml_dtypes.finfo(dtype).nmant))
 
 
-def _distances(x: Array, y: Array) -> Array:
+def _distances(pair: _Pair, mismatches: Array) -> Array:
     """Return the largest distance in each row, in units in the last place: (rows,) int64."""
+    x, y = in_one_dtype(pair.x, pair.y)
     if x.dtype.kind in "iu":
         steps = _unsigned(np.maximum(x, y) - np.minimum(x, y))
+    elif x is pair.x and y is pair.y:
+        steps = _steps(_bits(x), _bits(y), mismatches)
     else:
-        steps = _steps(_bits(x), _bits(y))
+        steps = _steps(_bits(x), _bits(y), _bits(x) ^ _bits(y))
     farthest: Array = steps.max(axis=1)
     return farthest if farthest.itemsize < LARGEST.itemsize else np.minimum(farthest, LARGEST)
 
 
-def _steps(x: Array, y: Array) -> Array:
-    """Return how many floats lie from x to y, from their bits; both zeros are one float."""
+def _steps(x: Array, y: Array, differing: Array) -> Array:
+    """Return how many floats lie from x to y, from their bits; both zeros are one float.
+
+    Args:
+        x: the bits as signed integers.
+        y: the bits as signed integers.
+        differing: their exclusive or, negative where the signs differ.
+    """
     steps = _unsigned(np.abs(x - y))
-    places = np.flatnonzero((x ^ y) < 0)
+    places = np.flatnonzero(differing < 0)
     if places.size:
         magnitude = np.iinfo(x.dtype).max
         from_zero = (_unsigned(each.take(places) & magnitude) for each in (x, y))
@@ -347,4 +357,4 @@ def _steps(x: Array, y: Array) -> Array:
 
 
 def _unsigned(values: Array) -> Array:
-    return values.view(f"u{values.dtype.itemsize}")
+    return values.view(UNSIGNED[values.itemsize])

@@ -170,9 +170,8 @@ def test_the_smallest_passing_limits_pass_and_are_tight(shift, noise, seed):
     for metric, sides in tightest.value.items():
         for side, value in sides.items() if metric != "stages" else ():
             centre = METRICS[metric].centre
-            inwards = centre + (value - centre) * (
-                0.98 if (value > centre) == (side == "max") else 1.02
-            )
+            towards = -1 if side == "max" else 1
+            inwards = value + towards * max(0.02 * abs(value - centre), 1e-9)
             assert violations(found, parse_limits({metric: {side: inwards}})), (metric, side)
 
 
