@@ -8,13 +8,12 @@ from functools import cache, cached_property, lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.contracts.quick import UnknownKeywordError, compiled
+import jsonschema_rs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_falsify.contracts.problems import Problem, Steps
-    from pytest_falsify.contracts.quick import Test
     from pytest_falsify.contracts.vocabulary import JsonSchema, Vocabulary
 
 
@@ -37,11 +36,14 @@ class Shape:
         self.schema = dict(schema)
 
     @cached_property
-    def _fits(self) -> Test:
+    def _validator(self) -> jsonschema_rs.Draft202012Validator:
+        return jsonschema_rs.Draft202012Validator(self.schema)
+
+    def _fits(self, value: Any) -> bool:
         try:
-            return compiled(self.schema)
-        except UnknownKeywordError:
-            return lambda _: False
+            return self._validator.is_valid(value)
+        except ValueError:  # not a JSON value: the explanation will say which
+            return False
 
     def violations(self, value: Any, at: Steps = ()) -> Iterator[Problem]:
         """Yield what does not fit, in words.
