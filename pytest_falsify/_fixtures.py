@@ -6,6 +6,7 @@ Captures are made in fixtures and compared in the item's body, so that pytest it
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from pytest_falsify.errors import Blocked, ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytest_falsify._maker import CaptureMaker
     from pytest_falsify.captures.capture import Capture
@@ -55,14 +56,19 @@ def falsify_target(request: pytest.FixtureRequest) -> Target:
 
 
 @pytest.fixture
-def falsify_device(falsify_target: Target) -> str:
-    """The device that the target runs on: ``cpu`` or ``cuda:N``. Absent: the test is skipped."""
-    from pytest_falsify.engines.device import resolve_device
+def falsify_device(request: pytest.FixtureRequest, falsify_target: Target) -> Iterator[str]:
+    """The device that the target runs on: ``cpu`` or ``cuda:N``. Absent: the test is skipped.
 
-    try:
-        return resolve_device(falsify_target)
-    except Blocked as error:
-        pytest.skip(error.one_line)
+    Workers of pytest-xdist that share a CUDA device have it one after the other.
+    """
+    from pytest_falsify._device import device_in_use
+
+    with ExitStack() as stack:
+        try:
+            device = stack.enter_context(device_in_use(falsify_target, request.config))
+        except Blocked as error:
+            pytest.skip(error.one_line)
+        yield device
 
 
 @pytest.fixture(scope="session")

@@ -161,6 +161,16 @@ class UntriedItem(pytest.Function):
         return self.path, self.falsifier.line - 1, f"{self.path.name}::{self.name}"
 
 
+def lanes_of(item: FalsifierItem) -> list[str]:
+    """Return the lanes that an item ran in: its marks, with the device that it really had."""
+    lanes = marks_of(item.claim.contract, item.claim.target)
+    device = item.funcargs.get("falsify_device")
+    if not isinstance(device, str):
+        return list(lanes)
+    had = LANES.get(device.partition(":")[0], ())
+    return [*had, *(each for each in lanes if each not in {"cpu", "gpu"})]
+
+
 def marks_of(contract: Contract, target: Target) -> tuple[str, ...]:
     """Return the marks of an item: its lanes, its level, and the contract's and target's own."""
     lanes = LANES[target.device.partition(":")[0]]

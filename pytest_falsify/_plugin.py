@@ -68,6 +68,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail what would be skipped because it is blocked or inconclusive",
     )
+    group.addoption(
+        "--falsify-require-lane",
+        action="append",
+        default=[],
+        metavar="LANE",
+        help="fail when no falsifier of this lane (gpu, cpu, live, algorithm or a contract's own "
+        "mark) was decided: an absent device must not look like a success; may be repeated",
+    )
+    group.addoption(
+        "--falsify-expected-blocked",
+        metavar="FILE",
+        help="a file of node ids, or <contract id>::<falsifier>[<target>], that may be blocked, "
+        "one a line: whatever else is skipped fails, and so does a line that is blocked no more",
+    )
     parser.addini("falsify_evidence", "the folder of the evidence ledgers", default="evidence")
 
 

@@ -7,12 +7,20 @@ decides what is denied.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from pytest_falsify._gate import Gate
+from pytest_falsify._lanes import Attempt, ExpectedBlocked, empty_lanes
 from pytest_falsify._loading import entry_facts, load
-from pytest_falsify.errors import FalsifyError
+from pytest_falsify._places import YAML_SUFFIXES, Places
+from pytest_falsify._recovery import prune_records, recover_killed
+from pytest_falsify.errors import REMEDY, FalsifyError, LedgerError
+from pytest_falsify.ledger import waivers
 from pytest_falsify.ledger.evidence import Observation, Outcome
 from pytest_falsify.ledger.journal import Journal
 from pytest_falsify.ledger.merge import fold
@@ -22,13 +30,10 @@ from pytest_falsify.ledger.store import is_canonical, ledger_path, read, update
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import pytest
-
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.ledger.block import FalsifierBlock, Ledger
 
 ATTRIBUTE = "_falsify"
-YAML_SUFFIXES = (".yaml", ".yml")
 UPDATE = "--falsify-ledger=update"
 
 
@@ -63,10 +68,14 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.root = root_of(config)
+        self.places = Places.of(config)
+        self.root = self.places.root
         self.mode = config.getoption("--falsify-ledger") or (
             "check" if os.environ.get("CI") else "update"
         )
+        self._gate = _gate_of(config, self.places)
+        self._expected_blocked = _expected_blocked_of(config)
+        self._attempts: dict[str, Attempt] = {}
         self.folded: list[Folded] = []
         self.denials: list[str] = []
         self.notes: list[str] = []
@@ -77,6 +86,15 @@ class Run:
         self._breaks: list[str] = []
         self._journal: Journal | None = None
         self._is_concluded = False
+
+    def start(self) -> None:
+        """Take over what sessions that were killed had refuted."""
+        if self.mode != "update":
+            return
+        try:
+            self.notes += recover_killed(self.places)
+        except FalsifyError as error:
+            self.denials.append(f"a killed session could not be recovered: {error}")
 
     def expect(self, nodeids: Iterable[str]) -> None:
         """Remember the falsifiers that were selected."""
@@ -104,6 +122,16 @@ class Run:
         """Whether something selected was not reported: such a run promotes nothing."""
         return bool(self._breaks or self.missing)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether something went wrong that nobody asked for, such as the loss of a worker."""
+        return bool(self._breaks)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to tell at the end of the session."""
+        return bool(self.folded or self.denials or self.notes or self.is_incomplete)
+
     def take(self, report: pytest.TestReport) -> None:
         """Take one report of one phase.
 
@@ -114,14 +142,28 @@ class Run:
             return
         payload = getattr(report, ATTRIBUTE, None)
         if payload is not None:
-            self._hold(report.nodeid, Observation.from_json(payload))
+            observation = Observation.from_json(payload["observation"])
+            self._note_attempt(report, observation, payload["lanes"])
+            self._hold(report.nodeid, observation)
+        elif report.skipped:
+            attempt = Attempt(outcome=Outcome.BLOCKED, reason=skip_reason(report.longrepr))
+            self._attempts[report.nodeid] = attempt
         if str(report.outcome) == "rerun":  # pytest-rerunfailures' own word
             self._pending.pop(report.nodeid, None)
         elif report.when == "teardown":
             self._finished.add(report.nodeid)
-            observation = self._pending.pop(report.nodeid, None)
-            if observation and report.passed:
-                self._accept(observation)
+            waiting = self._pending.pop(report.nodeid, None)
+            if waiting and report.passed:
+                self._accept(waiting)
+
+    def _note_attempt(
+        self, report: pytest.TestReport, observation: Observation, lanes: Iterable[str]
+    ) -> None:
+        evidence = observation.evidence
+        if evidence is not None:
+            self._attempts[report.nodeid] = Attempt(
+                outcome=evidence.outcome, lanes=tuple(lanes), reason="; ".join(evidence.reasons)
+            )
 
     def _hold(self, nodeid: str, observation: Observation) -> None:
         if observation.evidence and observation.evidence.outcome is Outcome.REFUTED:
@@ -130,15 +172,26 @@ class Run:
             self._pending[nodeid] = observation
 
     def _accept(self, observation: Observation) -> None:
-        if self.mode != "off":
-            self._record().observe(observation)
         self._accepted.append(observation)
+        if self.mode == "off":
+            return
+        try:
+            self._record().observe(observation)
+        except (OSError, LedgerError) as error:
+            self.break_off(str(error))
 
     def _record(self) -> Journal:
         if self._journal is None:
-            header = {"mode": self.mode, "selected": len(self._expected)}
-            self._journal = Journal.open(self.root / ".falsify" / "runs", header)
+            self.places.prepare()
+            self._journal = Journal.open(self.places.runs, self._header())
         return self._journal
+
+    def _header(self) -> dict[str, Any]:
+        files = {os.path.relpath(self.config.rootpath / each, self.root) for each in self._files()}
+        return {"files": sorted(files), "mode": self.mode, "selected": len(self._expected)}
+
+    def _files(self) -> list[str]:
+        return sorted({_file_of(each) for each in self._expected})
 
     def conclude(self) -> None:
         """Fold the evidence into the ledgers, or check it against them, and apply the gate."""
@@ -148,31 +201,44 @@ class Run:
         observed = self._accepted
         if self.is_incomplete:
             observed = [each for each in observed if _is_refutation(each)]
-        for contract in self._contracts():
+        contracts = self._contracts()
+        for contract in contracts.values():
             self._conclude_contract(contract, observed)
-        if self._journal:
-            counts = {"observed": len(self._accepted), "selected": len(self._expected)}
-            self._journal.close(counts, complete=not self.is_incomplete)
+        self._close_record()
+        self._apply_lanes(contracts)
         self._apply_gate()
 
-    def _contracts(self) -> list[Contract]:
-        """Return the contracts of the selected falsifiers; no two may share a ledger."""
+    def _close_record(self) -> None:
+        if self._journal is None:
+            return
+        counts = {"observed": len(self._accepted), "selected": len(self._expected)}
+        try:
+            self._journal.close(counts, complete=not self.is_incomplete)
+        except LedgerError as error:
+            self.denials.append(str(error))
+        # What cannot be tidied up now can be the next time.
+        with suppress(OSError, FalsifyError):
+            prune_records(self.places.runs)
+
+    def _contracts(self) -> dict[str, Contract]:
+        """Return the contracts of the selected falsifiers by file; no two may share a ledger."""
         found: dict[str, Contract] = {}
-        for name in sorted({_file_of(each) for each in self._expected}):
+        ids: dict[str, str] = {}
+        for name in self._files():
             contract = load(self.config.rootpath / name)
             if contract is None:
                 continue
-            if contract.id in found:
-                msg = f"{name} and {found[contract.id].path.name} are both called {contract.id}"
+            if contract.id in ids:
+                msg = f"{name} and {Path(ids[contract.id]).name} are both called {contract.id}"
                 self.denials.append(f"{msg}: their evidence would mix; give one another id")
                 continue
-            found[contract.id] = contract
-        return list(found.values())
+            ids[contract.id] = name
+            found[name] = contract
+        return found
 
     def _conclude_contract(self, contract: Contract, observed: list[Observation]) -> None:
-        folder = self.root / self.config.getini("falsify_evidence")
         try:
-            path = ledger_path(folder, contract.id)
+            path = ledger_path(self.places.evidence, contract.id)
             self.folded.append(self._fold(contract, path, observed))
         except FalsifyError as error:
             self.denials.append(str(error))
@@ -184,7 +250,7 @@ class Run:
             return fold(before, contract.id, entries, observed)
 
         if self.mode == "update":
-            done = update(path, change, locks=self.root / ".falsify" / "locks")
+            done = update(path, change, locks=self.places.locks)
             before, after = done.before, done.after
             became = "updated" if done.is_changed else "unchanged"
         else:
@@ -220,38 +286,47 @@ class Run:
     def _shown(self, path: Path) -> str:
         return _relative(str(path), self.root)
 
+    def _apply_lanes(self, contracts: dict[str, Contract]) -> None:
+        required = self.config.getoption("--falsify-require-lane")
+        self.denials += empty_lanes(required, self._attempts)
+        if self._expected_blocked is not None:
+            self.denials += self._expected_blocked.denials(
+                contracts, sorted(self._expected), self._attempts
+            )
+
     def _apply_gate(self) -> None:
-        gate = self.config.getoption("--falsify-gate")
-        if gate is None:
+        if self._gate is None:
             return
-        if self.is_incomplete:
-            self.denials.append("gate: the run is not complete")
-        if not self.folded:
-            self.denials.append("gate: no falsifier was selected")
-        for each in self.folded:
-            for falsifier in each.contract.falsifiers:
-                wanted = required_status(each.contract, falsifier.id, gate)
-                status, because = each.status(falsifier.id)
-                if status.rank < wanted.rank:
-                    self.denials.append(
-                        f"gate: {falsifier.id} is {status.value}, {wanted.value} is required: "
-                        f"{because}"
-                    )
+        folded = [(each.contract, each.after) for each in self.folded]
+        denials, notes = self._gate.decide(folded, is_complete=not self.is_incomplete)
+        self.denials += denials
+        self.notes += notes
 
 
-def required_status(contract: Contract, falsifier_id: str, gate: str) -> Status:
-    """Return the status that a gate demands of a falsifier.
+def _gate_of(config: pytest.Config, places: Places) -> Gate | None:
+    demanded = config.getoption("--falsify-gate")
+    if demanded is None:
+        return None
+    try:
+        return Gate(demanded=demanded, waivers=waivers.read(places.waivers))
+    except LedgerError as error:
+        raise pytest.UsageError(str(error)) from None
 
-    Args:
-        contract: its contract.
-        falsifier_id: its id.
-        gate: a status, which holds for all, or ``require`` for what the contract says.
-    """
-    if gate != "require":
-        return Status.parse(gate)
-    falsifier = contract.falsifier(falsifier_id)
-    own = falsifier.require if falsifier else None
-    return Status.parse(own or contract.require or Status.FUNCTIONAL.value)
+
+def _expected_blocked_of(config: pytest.Config) -> ExpectedBlocked | None:
+    name = config.getoption("--falsify-expected-blocked")
+    if name is None:
+        return None
+    try:
+        return ExpectedBlocked.read(config.invocation_params.dir / name)
+    except LedgerError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def skip_reason(longrepr: object) -> str:
+    """Return why a report says that something was skipped."""
+    reason = longrepr[2] if isinstance(longrepr, tuple) else longrepr
+    return str(reason).removeprefix("Skipped: ").split(REMEDY)[0]
 
 
 def contradictions(before: Ledger, after: Ledger) -> list[str]:
@@ -282,18 +357,6 @@ def improvements(before: Ledger, after: Ledger) -> list[str]:
         if old is not None and now.rank > judge(old)[0].rank:
             found.append(f"{id_} could be {now.value}: {because}")
     return found
-
-
-def root_of(config: pytest.Config) -> Path:
-    """Return the folder that evidence belongs to.
-
-    Without a configuration file pytest takes the arguments' common folder for its root, which may
-    be the contracts' own; the repository is a better one.
-    """
-    if config.inipath is not None:
-        return config.rootpath
-    start = config.invocation_params.dir
-    return next((each for each in (start, *start.parents) if (each / ".git").exists()), start)
 
 
 def _is_refutation(observation: Observation) -> bool:

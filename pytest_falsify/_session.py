@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_falsify._items import VERDICT, ContractFile, FalsifierItem
-from pytest_falsify._run import ATTRIBUTE, YAML_SUFFIXES, Run
+from pytest_falsify._items import VERDICT, ContractFile, FalsifierItem, lanes_of
+from pytest_falsify._places import YAML_SUFFIXES
+from pytest_falsify._run import ATTRIBUTE, Run
 from pytest_falsify.canonical import canonical_bytes
 from pytest_falsify.checks.evidence import blocked, evidence_of
 from pytest_falsify.contracts.load import looks_like_contract
@@ -32,6 +33,20 @@ class FalsifySession:
         self.is_controller = not hasattr(config, "workerinput")
         self.is_dry = config.option.collectonly or config.option.setuponly
         self.run = Run(config) if self.is_controller and not self.is_dry else None
+
+    def pytest_sessionstart(self) -> None:
+        """Take over what sessions that were killed had refuted."""
+        if self.run:
+            self.run.start()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object | None:
+        """Keep falsifiers that share captures on one worker, where no other way was asked for."""
+        if config.getoption("dist") != "load":
+            return None
+        from pytest_falsify._xdist import CaptureScheduling
+
+        return CaptureScheduling(config, log)
 
     def pytest_collect_file(
         self, file_path: Path, parent: pytest.Collector
@@ -77,7 +92,8 @@ class FalsifySession:
         observation = _observation(item, call)
         if observation is not None:
             # Plain JSON, or xdist dies of what it cannot send.
-            payload = json.loads(canonical_bytes(observation.to_json()))
+            value = {"lanes": lanes_of(item), "observation": observation.to_json()}
+            payload = json.loads(canonical_bytes(value))
             setattr(report, ATTRIBUTE, payload)
         if report.skipped and self.config.getoption("--falsify-strict"):
             report.outcome = "failed"
@@ -112,13 +128,21 @@ class FalsifySession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Never let an incomplete run end as a success."""
-        if self.run and self.run.is_incomplete and exitstatus in {0, pytest.ExitCode.OK}:
+        """Tell a run that lost something from one that failed, and never call it a success.
+
+        A run that was stopped, as ``-x`` does, keeps its status.
+        """
+        if self.run is None or not self.run.is_incomplete:
+            return
+        is_stopped = bool(session.shouldstop or session.shouldfail) and not self.run.is_broken
+        if exitstatus == pytest.ExitCode.OK or (
+            exitstatus == pytest.ExitCode.TESTS_FAILED and not is_stopped
+        ):
             session.exitstatus = INCOMPLETE
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Show a line per falsifier, what became of the ledgers, and what was denied."""
-        if self.run is None or not (self.run.folded or self.run.denials):
+        if self.run is None or not self.run.has_news:
             return
         from pytest_falsify.report.summary import summary_lines
 

@@ -21,7 +21,7 @@ from pytest_falsify.ledger.fields import as_object, get_text
 from pytest_falsify.ledger.store import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
     from typing import BinaryIO
@@ -182,11 +182,16 @@ def read_run(path: Path) -> Run:
     return _run(path, header, others, is_torn=bool(rest))
 
 
-def recover(path: Path) -> Run | None:
+def recover(path: Path, use: Callable[[Run], None] | None = None) -> Run | None:
     """Give the record of a killed session an end, and return what it saw.
 
     Nothing that was reported is lost; the trailer says that the run was not complete. Returns None
     when the session is still going on.
+
+    Args:
+        path: the run record.
+        use: makes use of the record before it is given its end; when that fails, or is killed too,
+            the record stays as it was.
 
     Raises:
         LedgerError: when the record is not readable.
@@ -199,16 +204,26 @@ def recover(path: Path) -> Run | None:
     try:
         run = read_run(path)
         if run.header and run.trailer is None:
+            if use is not None:
+                use(run)
             _end(path)
         return read_run(path)
     finally:
         lock.release()
 
 
-def recover_all(folder: Path) -> tuple[Run, ...]:
-    """Recover every record of a killed session in a folder; return those that were mended."""
+def recover_all(folder: Path, use: Callable[[Run], None] | None = None) -> tuple[Run, ...]:
+    """Recover every record of a killed session in a folder; return those that were mended.
+
+    Args:
+        folder: where run records are kept.
+        use: makes use of each of them before it is given its end.
+
+    Raises:
+        LedgerError: when a record is not readable.
+    """
     open_ended = [path for path in sorted(folder.glob("*.jsonl")) if not _is_ended(path)]
-    runs = [recover(path) for path in open_ended]
+    runs = [recover(path, use) for path in open_ended]
     return tuple(run for run in runs if run is not None and run.trailer is not None)
 
 

@@ -18,7 +18,7 @@ def test_what_holds_passes_and_is_partial_on_an_algorithm_target(project, worker
 
 def test_what_holds_on_a_live_target_is_functional(project):
     project.contract("FALSIFY-A-1", level="live")
-    project.captures()
+    project.captures(FALSIFY_A_1=1e-4)
 
     assert project.run("contracts").statuses() == {"FALSIFY-A-1": "FUNCTIONAL"}
 
