@@ -1,0 +1,282 @@
+"""What stands beside the tensors of a capture on disk: how they came to be, and their digests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.canonical import canonical_text, digest
+from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.tensor_file import array_digest, dtype_named
+from pytest_falsify.contracts.problems import yaml_path
+from pytest_falsify.contracts.schemas import Shape
+from pytest_falsify.errors import CaptureError, FalsifyError
+from pytest_falsify.stages.vocabulary import STAGES, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+MANIFEST = "manifest.json"
+SCHEMA = "urn:pytest-falsify:schema:manifest-v1"
+SAFETENSORS, APRT = "safetensors", "aprt"
+AGAIN = "make the capture again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """One tensor as the manifest describes it; ``site`` is None for logits."""
+
+    site: Site | None
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    dims: str = ""
+    positions: tuple[int, ...] = ()
+    mask: str = "none"
+
+    def check(self, array: Array, path: Path, name: str) -> None:
+        """Refuse an array that is not the one that was described.
+
+        Raises:
+            CaptureError: when dtype, shape or any bit differs.
+        """
+        found = f"{array.dtype.name} {list(array.shape)}"
+        described = f"{self.dtype} {list(self.shape)}"
+        if found != described:
+            msg = f"`{name}` is {found}, and the manifest describes {described}"
+            raise CaptureError(msg, path=path, remedy=AGAIN)
+        if array_digest(array) != self.sha256:
+            msg = f"the bytes of `{name}` are not those that were captured"
+            raise CaptureError(msg, path=path, expected=self.sha256, remedy=AGAIN)
+
+    def with_values(self, array: Array) -> CapturedTensor:
+        """Return the captured tensor with its values."""
+        return CapturedTensor(array=array, dims=self.dims, positions=self.positions, mask=self.mask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All of a capture but its values."""
+
+    path: Path
+    package: str
+    format: str
+    identity: Identity
+    inputs: TokenInputs
+    plan: Plan
+    missing: tuple[Site, ...]
+    continuation: tuple[int, ...]
+    tensors: tuple[StoredTensor, ...]
+    logits: tuple[StoredTensor, ...]
+
+    def capture(self, tensors: Mapping[Site, CapturedTensor], logits: Sequence[Array]) -> Capture:
+        """Return the capture with its values."""
+        return Capture(
+            identity=self.identity,
+            inputs=self.inputs,
+            plan=self.plan,
+            tensors=tensors,
+            logits=tuple(logits),
+            continuation=self.continuation,
+            missing=self.missing,
+        )
+
+
+def manifest_text(
+    capture: Capture, *, form: str, files: Mapping[Site, str], logits: Sequence[str]
+) -> str:
+    """Return the manifest of a capture.
+
+    Args:
+        capture: with the values as they are stored.
+        form: how they are stored, ``SAFETENSORS`` or ``APRT``.
+        files: the file that holds each site, relative to the manifest.
+        logits: the file that holds each step's logits.
+    """
+    identity = {each.name: getattr(capture.identity, each.name) for each in fields(Identity)}
+    body = {
+        "schema": SCHEMA,
+        "package": version("pytest-falsify"),
+        "format": form,
+        "identity": {**identity, "digest": capture.identity.digest},
+        "inputs": {
+            "digest": capture.inputs.digest,
+            "name": capture.inputs.name,
+            "tokens": list(capture.inputs.tokens),
+        },
+        "plan": capture.plan.to_json(),
+        "missing": [str(site) for site in capture.missing],
+        "continuation": list(capture.continuation),
+        "tensors": [
+            {
+                "site": str(site),
+                "dims": each.dims,
+                "positions": runs(each.positions),
+                "mask": each.mask,
+                **_stored(each.array, files[site]),
+            }
+            for site, each in capture.tensors.items()
+        ],
+        "logits": [
+            _stored(array, file) for array, file in zip(capture.logits, logits, strict=True)
+        ],
+    }
+    return canonical_text({**body, "digest": digest(body)})
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest and check that it is whole; nothing that it names is opened.
+
+    Raises:
+        CaptureError: when it is unreadable, of an unknown schema, edited, or names a path outside
+            its folder.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"the manifest cannot be read: {error}"
+        raise CaptureError(msg, path=path, remedy=AGAIN) from error
+    _must_fit(body, path)
+    try:
+        return _parsed(body, path)
+    except CaptureError:
+        raise
+    except FalsifyError as error:
+        raise CaptureError(
+            error.what, path=path, expected=error.expected, remedy=error.remedy
+        ) from error
+
+
+def runs(positions: Sequence[int]) -> list[list[int]]:
+    """Return positions as runs ``[first, end)``: a prefill of any length is one of them."""
+    found: list[list[int]] = []
+    for each in positions:
+        if found and found[-1][1] == each:
+            found[-1][1] = each + 1
+        else:
+            found.append([each, each + 1])
+    return found
+
+
+@cache
+def _shape() -> Shape:
+    file = resources.files("pytest_falsify.captures") / "schema" / "manifest-v1.schema.json"
+    return Shape(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _must_fit(body: Any, path: Path) -> None:
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        found = body.get("schema") if isinstance(body, dict) else None
+        msg = f"the schema of the manifest is {found!r}"
+        raise CaptureError(
+            msg, path=path, expected=SCHEMA, remedy="read it with the pytest-falsify that wrote it"
+        )
+    for problem in _shape().violations(body):
+        expected = f"{yaml_path(problem.at)}: {problem.expected}"
+        raise CaptureError(problem.what, path=path, expected=expected, remedy=AGAIN)
+    content = {key: value for key, value in body.items() if key != "digest"}
+    if digest(content) != body["digest"]:
+        msg = "the manifest is not as it was written"
+        raise CaptureError(msg, path=path, expected=body["digest"], remedy=AGAIN)
+
+
+def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
+    tensors = tuple(_stored_tensor(each, path) for each in body["tensors"])
+    sites = [each.site for each in tensors]
+    if len(set(sites)) != len(sites):
+        msg = "a site is there twice"
+        raise CaptureError(msg, path=path, remedy=AGAIN)
+    return Manifest(
+        path=path,
+        package=body["package"],
+        format=body["format"],
+        identity=_identity(body["identity"], path),
+        inputs=_inputs(body["inputs"], path),
+        plan=_plan(body["plan"]),
+        missing=tuple(Site.parse(each) for each in body["missing"]),
+        continuation=tuple(body["continuation"]),
+        tensors=tensors,
+        logits=tuple(_stored_tensor(each, path) for each in body["logits"]),
+    )
+
+
+def _identity(body: Mapping[str, Any], path: Path) -> Identity:
+    known = {each.name for each in fields(Identity)}
+    identity = Identity(**{key: value for key, value in body.items() if key in known})
+    _must_agree(identity.digest, body["digest"], "identity", path)
+    return identity
+
+
+def _inputs(body: Mapping[str, Any], path: Path) -> TokenInputs:
+    inputs = TokenInputs(name=body["name"], tokens=tuple(body["tokens"]))
+    _must_agree(inputs.digest, body["digest"], "inputs", path)
+    return inputs
+
+
+def _must_agree(found: str, written: str, what: str, path: Path) -> None:
+    if found != written:
+        msg = f"the digest of the {what} is not that of what the manifest says of them"
+        raise CaptureError(
+            msg, path=path, expected=found, remedy="read it with the pytest-falsify that wrote it"
+        )
+
+
+def _plan(body: Mapping[str, Any]) -> Plan:
+    known = {each.name for each in fields(Plan)}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in body.items()
+        if key in known
+    }
+    values["stages"] = tuple(name for name in STAGES if name in body["stages"])
+    return Plan(**values)
+
+
+def _stored(array: Array, file: str) -> dict[str, Any]:
+    return {
+        "file": file,
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "sha256": array_digest(array),
+    }
+
+
+def _stored_tensor(body: Mapping[str, Any], path: Path) -> StoredTensor:
+    file = PurePosixPath(body["file"])
+    if file.is_absolute() or ".." in file.parts or not file.parts or "\\" in body["file"]:
+        msg = f"the manifest names `{body['file']}`, which is outside of the capture"
+        raise CaptureError(msg, path=path, expected="a file in the manifest's own folder")
+    if dtype_named(body["dtype"]) is None:
+        msg = f"the manifest names the unknown dtype {body['dtype']}"
+        raise CaptureError(msg, path=path, remedy=AGAIN)
+    return StoredTensor(
+        site=Site.parse(body["site"]) if "site" in body else None,
+        file=str(file),
+        dtype=body["dtype"],
+        shape=tuple(body["shape"]),
+        sha256=body["sha256"],
+        dims=body.get("dims", ""),
+        positions=_positions(body.get("positions", []), body["shape"], path),
+        mask=body.get("mask", "none"),
+    )
+
+
+def _positions(spans: Sequence[Sequence[int]], shape: Sequence[int], path: Path) -> tuple[int, ...]:
+    """Return the positions of some runs, no more of them than the longest axis has places."""
+    lengths = [end - first for first, end in spans]
+    if any(length < 1 for length in lengths) or sum(lengths) > max(shape, default=0):
+        msg = f"the positions {spans} do not fit a tensor of shape {shape}"
+        raise CaptureError(msg, path=path, remedy=AGAIN)
+    return tuple(place for first, end in spans for place in range(first, end))
