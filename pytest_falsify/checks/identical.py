@@ -14,11 +14,11 @@ from pytest_falsify.checks.verdict import (
     nothing_compared,
     worst,
 )
-from pytest_falsify.compare.limits import parse_limits, violations
+from pytest_falsify.compare.limits import Violation, parse_limits, violations
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
@@ -91,8 +91,24 @@ def bitwise_verdict(
 
 
 def _judged(label: str, comparison: Comparison) -> Judged:
-    return Judged(label=label, comparison=comparison, violations=violations(comparison, BITS))
+    broken = (*violations(comparison, BITS), *_other_dtypes(comparison))
+    in_order = sorted(broken, key=lambda each: each.site.causal_key)
+    return Judged(label=label, comparison=comparison, violations=tuple(in_order))
+
+
+def _other_dtypes(comparison: Comparison) -> Iterator[Violation]:
+    """Yield the sites whose values are equal and whose bits are not, for they are wider."""
+    for each in comparison.sites:
+        if each.total.is_bit_equal and not each.is_identical:
+            yield Violation(
+                site=each.site,
+                metric="mismatched",
+                observed=float(each.total.n),
+                limit=BITS.default[0],
+                position={},
+                reason="{} instead of {}".format(*each.dtypes),
+            )
 
 
 def _differs(comparison: Comparison) -> bool:
-    return bool(violations(comparison, BITS))
+    return not all(each.is_identical for each in comparison.sites)

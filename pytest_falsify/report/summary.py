@@ -71,4 +71,5 @@ def summary_lines(
         yield f"  ... {len(rows) - len(shown)} more with -v", {}
     counts = Counter(row[2] for row in rows)
     totals = ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status])
-    yield f"{len(rows)} falsifiers: {totals}", {"bold": True}
+    noun = "falsifier" if len(rows) == 1 else "falsifiers"
+    yield f"{len(rows)} {noun}: {totals or 'none'}", {"bold": True}

@@ -46,6 +46,19 @@ def test_identical_tells_minus_nought_from_nought(site):
     assert verdict.outcome is REFUTED
 
 
+def test_identical_tells_a_wider_dtype_of_equal_values(site):
+    exact = np.round(make_capture().tensors[site].array)
+
+    verdict = judge(
+        "identical",
+        make_capture(values={site: exact.astype(np.float16)}),
+        make_capture(values={site: exact}),
+    )
+
+    assert verdict.outcome is REFUTED
+    assert verdict.judged[0].violations[0].reason == "float16 instead of float32"
+
+
 @pytest.mark.parametrize("kind", ["identical", "parity"])
 @pytest.mark.parametrize("stray", [np.nan, np.inf, -np.inf])
 def test_a_stray_value_is_never_a_pass(kind, stray, site):
