@@ -23,8 +23,9 @@ class CaptureScheduling(LoadScopeScheduling):  # type: ignore[misc]  # its base 
     They are those of one contract on one target: a worker loads their models once and captures
     each input once. Any other test is handed out by itself, as ``--dist load`` would.
 
-    pytest-xdist 3.8 would hand an item that killed its worker to the next one, and hand out work
-    units of which nothing is left, at which a worker waits for ever: so lost workers are our own.
+    pytest-xdist 3.8 would hand an item that killed its worker to the next one, hand out work units
+    of which nothing is left, at which a worker waits for ever, and break down when a second worker
+    is lost before the first one's successor has collected: so lost workers are our own affair.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -45,6 +46,10 @@ class CaptureScheduling(LoadScopeScheduling):  # type: ignore[misc]  # its base 
             self._reschedule(other)
         return crashed
 
+    def _reschedule(self, node: WorkerController) -> None:
+        if not self.workqueue or node in self.registered_collections:
+            super()._reschedule(node)
+
     def schedule(self) -> None:
         """Hand out work; a worker begins an item only when it knows of another or of the end."""
         super().schedule()
@@ -53,7 +58,8 @@ class CaptureScheduling(LoadScopeScheduling):  # type: ignore[misc]  # its base 
                 self._assign_work_unit(node)
 
     def _is_idle(self, node: WorkerController) -> bool:
-        if node.shutting_down or not self.workqueue or node not in self.registered_collections:
+        is_ready = node in self.registered_collections and not node.shutting_down
+        if not is_ready or not self.workqueue:
             return False
         return int(self._pending_of(self.assigned_work[node])) < WITH_THE_NEXT
 
