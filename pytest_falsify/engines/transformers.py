@@ -1,4 +1,4 @@
-"""The transformers engine: module hooks on a model that is otherwise left alone."""
+"""The transformers engine: a model loaded, run, and otherwise left alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.captures.capture import CapturedTensor, Identity
+from pytest_falsify.captures.capture import Identity
+from pytest_falsify.engines.attention import ALWAYS, EAGER_ONLY, ON_REQUEST
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.engines.model_files import model_folder, weights_digest
+from pytest_falsify.engines.observer import Watch, to_numpy
 from pytest_falsify.errors import Blocked, CaptureError
-from pytest_falsify.stages.family import Family, Tap, family_of
-from pytest_falsify.stages.vocabulary import STAGES, Site
+from pytest_falsify.stages.family import Family, family_of
+from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
-    import torch
 
     from pytest_falsify.captures.capture import TokenInputs
     from pytest_falsify.captures.plan import Plan
@@ -136,9 +137,18 @@ class TransformersSession:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The canonical stages that module hooks can show, in execution order."""
-        taps = self._family().taps
-        return tuple(name for name in STAGES if name in taps)
+        """The canonical stages that ``all`` means, in execution order.
+
+        They come with every attention and cost no arithmetic; ``on_request`` are the others.
+        """
+        found = {*self._family().taps, *ALWAYS, *(("qkv_bias",) if self._has_bias() else ())}
+        return tuple(name for name in STAGES if name in found)
+
+    @property
+    def on_request(self) -> tuple[str, ...]:
+        """The canonical stages that are shown when they are asked for by name."""
+        inside = EAGER_ONLY if self.settings["attention"] == "eager" else ()
+        return ("qkv_matmul", *ON_REQUEST, *inside)
 
     def identity(self) -> Identity:
         """Return what runs here."""
@@ -178,7 +188,7 @@ class TransformersSession:
         import torch
 
         self._must_fit(inputs, plan)
-        taps = self._taps(plan)
+        watch = self._watch(plan)
         logits: list[np.ndarray[Any, Any]] = []
         tokens: list[int] = []
         feed = torch.tensor([inputs.tokens], device=self.device)
@@ -187,17 +197,29 @@ class TransformersSession:
         with _threads(self.settings["threads"]), torch.inference_mode():
             for step in range(plan.decode_steps + 1):
                 positions = tuple(range(first, first + feed.shape[1]))
-                seen = _Observer(step, positions, sink)
-                with seen.hooked(self.model, taps) if taps else nullcontext():
+                with watch.watching(self.model, step, positions, sink) if watch else nullcontext():
                     output = self.model(
                         input_ids=feed, past_key_values=cache, use_cache=plan.decode_steps > 0
                     )
-                logits.append(_to_numpy(output.logits[0]))
+                logits.append(to_numpy(output.logits[0]))
                 first, cache = positions[-1] + 1, output.past_key_values
                 if step < plan.decode_steps:
                     feed = output.logits[:, -1:].argmax(-1)
                     tokens.append(int(feed))
         return Answer(logits=tuple(logits), continuation=tuple(tokens))
+
+    def _watch(self, plan: Plan) -> Watch | None:
+        if plan.stages == ():
+            return None
+        shown = {*self.stages, *self.on_request}
+        for stage in plan.named_stages:
+            if stage not in shown:
+                msg = f"stage `{stage}` is not shown by attention `{self.settings['attention']}`"
+                remedy = "capture with `attention: eager`" if stage in EAGER_ONLY else None
+                expected = f"one of {', '.join(name for name in STAGES if name in shown)}"
+                raise CaptureError(msg, expected=expected, remedy=remedy)
+        prefill = [site for site in plan.sites(self.layer_count) if site.step == 0]
+        return Watch.of(self._family(), prefill)
 
     def _must_fit(self, inputs: TokenInputs, plan: Plan) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -213,16 +235,6 @@ class TransformersSession:
             msg = f"input `{inputs.name}` has a token id outside the vocabulary"
             raise CaptureError(msg, expected=f"ids of 0..{vocabulary - 1}")
 
-    def _taps(self, plan: Plan) -> dict[Tap, list[Site]]:
-        if plan.stages == ():
-            return {}
-        family = self._family()
-        prefill = [site for site in plan.sites(self.layer_count) if site.step == 0]
-        taps: dict[Tap, list[Site]] = {}
-        for site in prefill:
-            taps.setdefault(self._tap(family, site), []).append(site)
-        return taps
-
     def _family(self) -> Family:
         model_type = self.model.config.model_type
         family = family_of(model_type)
@@ -231,57 +243,9 @@ class TransformersSession:
             raise CaptureError(msg, expected="a family of pytest_falsify/stages/family.py")
         return family
 
-    def _tap(self, family: Family, site: Site) -> Tap:
-        tap = family.tap(site)
-        if tap is None:
-            msg = f"stage `{site.stage}` is not shown by module hooks"
-            raise CaptureError(msg, expected=f"one of {', '.join(family.taps)}")
-        return tap
-
-
-@dataclass(frozen=True, slots=True)
-class _Observer:
-    """Looks at one forward pass. Its hooks return None, so they can change nothing."""
-
-    step: int
-    positions: tuple[int, ...]
-    sink: Sink
-
-    @contextmanager
-    def hooked(self, model: torch.nn.Module, taps: Mapping[Tap, list[Site]]) -> Iterator[None]:
-        handles = [self._hook(model, tap, sites) for tap, sites in taps.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, model: torch.nn.Module, tap: Tap, sites: list[Site]) -> Any:
-        module = model.get_submodule(tap.module)
-        if tap.is_input:
-            return module.register_forward_pre_hook(self._on_input(sites))
-        return module.register_forward_hook(self._on_output(sites))
-
-    def _on_input(self, sites: list[Site]) -> Callable[..., None]:
-        def hook(_module: Any, arguments: tuple[Any, ...]) -> None:
-            self._put(sites, arguments[0])
-
-        return hook
-
-    def _on_output(self, sites: list[Site]) -> Callable[..., None]:
-        def hook(_module: Any, _arguments: Any, output: Any) -> None:
-            self._put(sites, output[0] if isinstance(output, tuple) else output)
-
-        return hook
-
-    def _put(self, sites: list[Site], tensor: torch.Tensor) -> None:
-        # A residual add may write into the tensor later in the pass: keep a copy of it.
-        array = _to_numpy(tensor[0])
-        for site in sites:
-            captured = CapturedTensor(
-                array=array, dims=STAGES[site.stage].dims, positions=self.positions
-            )
-            self.sink(Site(self.step, site.layer, site.stage), captured)
+    def _has_bias(self) -> bool:
+        query = self._family().projections[0].format(i=0)
+        return getattr(self.model.get_submodule(query), "bias", None) is not None
 
 
 def _release(full: str) -> str:
@@ -290,19 +254,6 @@ def _release(full: str) -> str:
     The device, which decides which of their code runs, is digested by itself.
     """
     return full.partition("+")[0]
-
-
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Copy a tensor to the host in its own dtype; bfloat16 becomes ml_dtypes' bfloat16."""
-    import ml_dtypes
-    import torch
-
-    host = tensor.detach().to("cpu", copy=True).contiguous()
-    if host.dtype is torch.bfloat16:
-        host_bits: np.ndarray[Any, Any] = host.view(torch.uint16).numpy()
-        return host_bits.view(ml_dtypes.bfloat16)
-    array: np.ndarray[Any, Any] = host.numpy()
-    return array
 
 
 @contextmanager

@@ -26,10 +26,21 @@ class Tap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A model family: its ``model_type`` names and the tap of each stage that modules show."""
+    """A model family.
+
+    Attributes:
+        model_types: its names in transformers' configurations.
+        taps: where each stage that one module shows is observed.
+        projections: the modules whose outputs, side by side, are ``qkv_bias``.
+    """
 
     model_types: tuple[str, ...]
     taps: Mapping[str, Tap]
+    projections: tuple[str, str, str] = (
+        "model.layers.{i}.self_attn.q_proj",
+        "model.layers.{i}.self_attn.k_proj",
+        "model.layers.{i}.self_attn.v_proj",
+    )
 
     def tap(self, site: Site) -> Tap | None:
         """Return where a site is observed, or None when no module shows it."""

@@ -27,7 +27,7 @@ def test_our_own_contract_holds_and_gives_the_same_ledger_with_workers(project, 
     assert set(alone.statuses("C-QWEN2-TINY-PARITY").values()) == {"PARTIAL"}
 
 
-def test_the_demonstration_is_refuted_at_the_operation_that_rope_feeds(project, root):
+def test_the_demonstration_is_refuted_at_rope_itself(project, root):
     _copy(project, root, "examples/wrong-rope-base-v1.yaml")
 
     ran = project.run("contracts", "-n", "0")
@@ -35,7 +35,7 @@ def test_the_demonstration_is_refuted_at_the_operation_that_rope_feeds(project, 
     assert ran.outcomes == {"failed": 1}
     assert ran.statuses("C-WRONG-ROPE-BASE") == {"FALSIFY-PORT-001": "FALSIFIED"}
     ran.result.stdout.fnmatch_lines(
-        ["*refuted: 45 sites*the first is 0/0/attention*", "  > 0/0/attention *"]
+        ["*refuted: 56 sites*the first is 0/0/q_post_rope*", "  > 0/0/q_post_rope *"]
     )
 
 

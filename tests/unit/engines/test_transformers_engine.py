@@ -60,7 +60,7 @@ def test_every_site_it_promises_is_there_with_its_dims_and_positions(session, pr
     assert len(capture.tensors) == per_layer * session.layer_count + 3
     assert capture.missing == ()
     for tensor in capture.tensors.values():
-        assert tensor.dims in {"t d", "t v"}
+        assert tensor.dims in {"t d", "t v", "t h d", "t k d"}
         assert tensor.positions == tuple(range(len(prompt.tokens)))
         assert tensor.array.shape[0] == len(prompt.tokens)
         assert np.isfinite(tensor.array).all()
@@ -105,12 +105,70 @@ def test_the_stages_of_a_layer_fit_together(session, prompt):
         np.testing.assert_allclose(gate / (1 + np.exp(-gate)), at(layer, "ffn_silu"), rtol=1e-5)
 
 
+def test_what_lies_inside_attention_is_what_transformers_itself_reports(session, prompt, reference):
+    plan = Plan(stages=("q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "v_cache"))
+    tensors = record(session, prompt, plan).tensors
+
+    for layer in range(session.layer_count):
+        q, k, scores, softmax, v = (tensors[Site(0, layer, stage)].array for stage in plan.stages)
+        cache = reference.past_key_values.layers[layer]
+        np.testing.assert_array_equal(softmax, reference.attentions[layer][0].numpy())
+        np.testing.assert_array_equal(k, cache.keys[0].transpose(0, 1).numpy())
+        np.testing.assert_array_equal(v, cache.values[0].transpose(0, 1).numpy())
+        heads = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
+        by_hand = np.einsum("thd,shd->hts", q, heads) * q.shape[-1] ** -0.5
+        np.testing.assert_allclose(scores, by_hand, rtol=1e-4, atol=1e-5)
+        masked = np.where(np.tri(len(q), dtype=bool), scores, -np.inf)
+        weights = np.exp(masked - masked.max(-1, keepdims=True))
+        expected = weights / weights.sum(-1, keepdims=True)
+        np.testing.assert_allclose(softmax, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_projections_are_shown_side_by_side_with_and_without_their_bias(session, prompt):
+    tensors = record(session, prompt, Plan(stages=("qkv_matmul", "qkv_bias"))).tensors
+
+    for layer in range(session.layer_count):
+        attention = session.model.model.layers[layer].self_attn
+        names = ("q_proj", "k_proj", "v_proj")
+        bias = torch.cat([getattr(attention, name).bias for name in names]).detach().numpy()
+        matmul, biased = (
+            tensors[Site(0, layer, stage)].array for stage in ("qkv_matmul", "qkv_bias")
+        )
+        np.testing.assert_allclose(matmul + bias, biased, rtol=1e-5, atol=1e-5)
+        assert np.abs(bias).max() > 0
+
+
+def test_a_decode_step_shows_its_own_keys_and_the_whole_cache(session, prompt):
+    plan = Plan(stages=("k_post_rope", "k_cache"), layers=(1,), decode_steps=2)
+    tensors = record(session, prompt, plan).tensors
+    count = len(prompt.tokens)
+
+    cache = tensors[Site(2, 1, "k_cache")]
+    own = tensors[Site(2, 1, "k_post_rope")]
+
+    assert cache.positions == tuple(range(count + 2))
+    assert own.positions == (count + 1,)
+    np.testing.assert_array_equal(cache.array[-1:], own.array)
+    np.testing.assert_array_equal(cache.array[:count], tensors[Site(0, 1, "k_cache")].array)
+
+
+def test_a_fused_attention_says_what_it_cannot_show(qwen2_tiny, prompt):
+    session = load(qwen2_tiny, attention="sdpa")
+
+    with pytest.raises(CaptureError, match="attn_softmax") as caught:
+        record(session, prompt, Plan(stages=("attn_softmax",)))
+
+    assert "attention: eager" in str(caught.value)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_looking_does_not_change_what_is_seen(qwen2_tiny, prompt, attention, dtype):
     session = load(qwen2_tiny, attention=attention, dtype=dtype)
 
-    looked = record(session, prompt, Plan(stages=session.stages, decode_steps=3))
+    stages = (*session.stages, *session.on_request)
+    looked = record(session, prompt, Plan(stages=stages, decode_steps=3))
+    assert session.model.config._attn_implementation == attention
     bare = record(session, prompt, Plan(decode_steps=3))
 
     assert len(looked.logits) == 4
@@ -210,7 +268,7 @@ MISTAKES = {
     "no tokens": (lambda _: (), Plan(), "no tokens"),
     "too long": (lambda _: (1,) * 1024, Plan(decode_steps=1), "positions, the model has"),
     "layer out of range": (lambda _: (1,), Plan(stages=("attn_out",), layers=(4,)), "out of range"),
-    "a stage it cannot show": (lambda _: (1,), Plan(stages=("attn_scores",)), "attn_scores"),
+    "a stage it cannot show": (lambda _: (1,), Plan(stages=("moe_router",)), "moe_router"),
 }
 
 
@@ -254,3 +312,28 @@ def test_it_needs_no_thread_setting_of_the_process(session, prompt):
 
 def test_every_option_has_a_default_or_is_optional():
     assert set(TransformersEngine.options) == {"dtype", "attention", "threads", "config"}
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen3"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_other_families_are_shown_and_left_undisturbed(tmp_path, family, attention):
+    """Their weights are random: what is on trial is the map of stages, not the numbers."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path)
+    session = load(tmp_path, attention=attention)
+    prompt = TokenInputs(name="p", tokens=(1, 5, 9, 3))
+
+    stages = (*session.stages, *session.on_request)
+    looked = record(session, prompt, Plan(stages=stages, decode_steps=2))
+    bare = record(session, prompt, Plan(decode_steps=2))
+
+    assert "qkv_bias" not in stages
+    assert looked.missing == ()
+    for one, other in zip(looked.logits, bare.logits, strict=True):
+        assert one.tobytes() == other.tobytes()

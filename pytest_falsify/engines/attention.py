@@ -1,0 +1,136 @@
+"""What lies inside attention: seen through an attention function that calls the model's own.
+
+transformers lets a model choose its attention function by name. Ours are called ``falsify_<name>``;
+each hands everything to the function that the model would have called, so the answer keeps its
+bits, and then shows what it was given and what came back. A name needs an entry in
+``AttentionMaskInterface`` too, or the causal mask is silently left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+ALWAYS = ("q_post_rope", "k_post_rope")
+ON_REQUEST = ("k_cache", "v_cache")
+EAGER_ONLY = ("attn_scores", "attn_softmax")
+STAGES_INSIDE = frozenset((*ALWAYS, *ON_REQUEST, *EAGER_ONLY))
+PREFIX = "falsify_"
+
+
+class Inside(Protocol):
+    """What is told what one layer's attention saw."""
+
+    def __call__(self, layer: int, stage: str, tensor: torch.Tensor, /) -> None:
+        """Take one tensor of one sequence, in the dims of its stage."""
+
+
+Wanted = Mapping[int, Sequence[str]]
+_watcher: ContextVar[tuple[Wanted, Inside] | None] = ContextVar("falsify", default=None)
+
+
+@contextmanager
+def watched(model: Any, wanted: Wanted, inside: Inside) -> Iterator[None]:
+    """Show stages inside attention while a model runs, and leave the model as it was.
+
+    Args:
+        model: a model of transformers.
+        wanted: the stages to show, by layer.
+        inside: what is told.
+    """
+    if not wanted:
+        yield
+        return
+    usual = model.config._attn_implementation  # noqa: SLF001 - transformers has no other name for it
+    _register(usual)
+    model.set_attn_implementation(PREFIX + usual)
+    token = _watcher.set((wanted, inside))
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+        model.set_attn_implementation(usual)
+
+
+@cache
+def _register(name: str) -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+    AttentionInterface.register(PREFIX + name, partial(_attend, name))
+    AttentionMaskInterface.register(PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+
+
+def _attend(  # noqa: PLR0917 - transformers calls it so
+    name: str,
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Call the model's own attention, then show what it saw.
+
+    Args:
+        name: which attention.
+        module: the attention module.
+        query: after rotary embedding, (batch, heads, tokens, channels).
+        key: the same with the cache before it, (batch, key heads, sources, channels).
+        value: like ``key``.
+        attention_mask: what the model made of its mask, or None.
+        options: ``scaling``, ``dropout``, ``softcap`` and what else the model passes.
+    """
+    output, weights = _usual(name, module)(module, query, key, value, attention_mask, **options)
+    watcher = _watcher.get()
+    if watcher is not None:
+        wanted, inside = watcher
+        for stage in wanted.get(module.layer_idx, ()):
+            shown = _SHOWN[stage](module, query, key, value, weights, options)
+            inside(module.layer_idx, stage, shown)
+    return output, weights
+
+
+def _usual(name: str, module: Any) -> Any:
+    if name == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return ALL_ATTENTION_FUNCTIONS[name]
+
+
+def _scores(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    _value: torch.Tensor,
+    _weights: torch.Tensor | None,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """Compute the scaled scores again, before the mask: heads, tokens, sources."""
+    import torch
+
+    repeats = query.shape[1] // key.shape[1]
+    scaling = options.get("scaling") or module.head_dim**-0.5
+    scores = torch.matmul(query, key.repeat_interleave(repeats, dim=1).transpose(2, 3)) * scaling
+    cap = options.get("softcap")
+    return (torch.tanh(scores / cap) * cap if cap else scores)[0]
+
+
+_SHOWN: dict[str, Any] = {
+    "q_post_rope": lambda _m, q, _k, _v, _w, _o: q[0].transpose(0, 1),
+    "k_post_rope": lambda _m, q, k, _v, _w, _o: k[0, :, -q.shape[2] :].transpose(0, 1),
+    "k_cache": lambda _m, _q, k, _v, _w, _o: k[0].transpose(0, 1),
+    "v_cache": lambda _m, _q, _k, v, _w, _o: v[0].transpose(0, 1),
+    "attn_scores": _scores,
+    "attn_softmax": lambda _m, _q, _k, _v, w, _o: w[0],
+}
