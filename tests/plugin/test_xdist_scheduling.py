@@ -132,7 +132,8 @@ def test_every_item_may_crash_and_the_session_still_ends(project):
     assert ran.outcomes == {"failed": 6}
 
 
-def test_after_a_crash_single_tests_that_are_left_are_handed_out(project):
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_after_a_crash_single_tests_that_are_left_are_handed_out(project, count):
     # A replaced worker that gets one test, and no word that it is the last, would wait for ever.
     project.contract("FALSIFY-A-0")
     project.captures()
@@ -148,7 +149,7 @@ def test_after_a_crash_single_tests_that_are_left_are_handed_out(project):
         """,
     )
 
-    ran = project.run("contracts", "test_mine.py", "-n", "2")
+    ran = project.run("contracts", "test_mine.py", "-n", count)
 
     assert ran.result.ret == 3
     assert ran.outcomes == {"passed": 8, "failed": 2}
