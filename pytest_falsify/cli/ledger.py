@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 import sys
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,30 +23,32 @@ from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger import gate as gates
 from pytest_falsify.ledger import waivers as waiver_files
 from pytest_falsify.ledger.diff import diff as difference_of
-from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.ledger.git import history, ledgers_at
-from pytest_falsify.ledger.intoto import statements
-from pytest_falsify.ledger.journal import read_run, recover_all
+from pytest_falsify.ledger.journal import read_run, recover
 from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.merge import retract as retract_in
 from pytest_falsify.ledger.runs import usable
-from pytest_falsify.ledger.signing import sign as sign_record
 from pytest_falsify.ledger.signing import wrong_signatures
 from pytest_falsify.ledger.status import Status, judge
 from pytest_falsify.ledger.store import ledger_path, read, update
-from pytest_falsify.ledger.textconv import textconv as told
-from pytest_falsify.ledger.three_way import merge_driver as merged_text
 from pytest_falsify.ledger.verify import verify_folder
 from pytest_falsify.ledger.why import why as explained
 from pytest_falsify.report import ledger_diff
 from pytest_falsify.report.summary import summary_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.errors import FalsifyError
-    from pytest_falsify.ledger.block import EntryFacts, FalsifierBlock, Ledger
+    from pytest_falsify.ledger.block import EntryFacts, Ledger
+    from pytest_falsify.ledger.journal import Run
+
+signers_option = click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="check every signature against this file of ssh-keygen's",
+)
 
 DENIED = 1
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -181,17 +183,20 @@ def _append_step_summary(text: str) -> None:
     show_default=True,
     help="the status of an entry that demands none itself",
 )
+@signers_option
 @contracts_option
 @evidence_option
-def gate(
+def gate(  # noqa: PLR0917 - click passes them by name
     base: str | None,
     waiver_file: Path,
     require: str,
+    allowed_signers: Path | None,
     contracts: Sequence[Path],
     evidence: Path,
 ) -> None:
     """Let pass only what is on file as it is demanded; status 1 and the reasons otherwise."""
     heads, problems = verify_folder(evidence)
+    problems = (*problems, *_signature_problems(heads, allowed_signers))
     decision = gates.gate(
         heads,
         facts_of(contracts_of(contracts)),
@@ -213,6 +218,20 @@ def gate(
     click.secho("the gate is open", fg="green")
 
 
+def _signature_problems(
+    ledgers: Mapping[str, Ledger], allowed_signers: Path | None
+) -> Iterator[LedgerError]:
+    """What is wrong with signatures; where some are demanded, somebody must say who may sign."""
+    if allowed_signers is not None:
+        yield from wrong_signatures(ledgers, allowed_signers)
+        return
+    for ledger in ledgers.values():
+        for falsifier, block in ledger.blocks.items():
+            if block.discharge.signed:
+                msg = f"{falsifier} demands signatures, and nobody says who may sign"
+                raise LedgerError(msg, remedy="give --allowed-signers FILE")
+
+
 def _words(denial: gates.Denial) -> str:
     text = str(LedgerError(denial.because, path=denial.path, line=denial.line))
     return f"{text}; to mend: {denial.remedy}" if denial.remedy else text
@@ -225,18 +244,27 @@ def _words(denial: gates.Denial) -> str:
 def merge(runs: Sequence[Path], contracts: Sequence[Path], evidence: Path) -> None:
     """Fold the run records RUNS (files, or folders of them) into the ledgers.
 
-    Records of killed sessions are given an end first; they promote nothing.
+    Of a session that was killed or lost something only the refutations count.
     """
-    for folder in {each if each.is_dir() else each.parent for each in runs}:
-        for mended in recover_all(folder):
-            click.echo(f"{mended.path}: the session was killed; its refutations count")
     records = [read_run(each) for each in _run_files(runs)]
+    for each in records:
+        if not each.is_complete:
+            click.echo(f"{each.path}: the session was not complete; only its refutations count")
     observed = tuple(usable(records))
     for id_, facts in facts_of(contracts_of(contracts)).items():
         mine = [each for each in observed if each.contract == id_]
         path = ledger_path(evidence, id_)
         done = update(path, partial(fold, contract=id_, entries=facts, observed=mine))
         click.echo(f"{path}: {'updated' if done.is_changed else 'unchanged'}, {len(mine)} records")
+    for each in records:
+        _end(each)
+
+
+def _end(run: Run) -> None:
+    """Give the record of a killed session an end: its refutations are in the ledgers now."""
+    if run.trailer is None:
+        with suppress(OSError):  # it may lie where nothing can be written
+            recover(run.path)
 
 
 def _run_files(paths: Sequence[Path]) -> list[Path]:
@@ -249,11 +277,7 @@ def _run_files(paths: Sequence[Path]) -> list[Path]:
 
 @click.command()
 @evidence_option
-@click.option(
-    "--allowed-signers",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="check every signature against this file of ssh-keygen's",
-)
+@signers_option
 def verify(evidence: Path, allowed_signers: Path | None) -> None:
     """Recompute every status, digest and byte of the ledgers; status 1 for any edit by hand."""
     ledgers, problems = verify_folder(evidence)
@@ -324,73 +348,10 @@ def _retracted(
     return retract_in(old, falsifier, record, who=who, why=reason)
 
 
-_TEXT = click.Path(path_type=Path, dir_okay=False, exists=True)
-
-
-@click.command("merge-driver")
-@click.argument("base", type=_TEXT)
-@click.argument("ours", type=_TEXT)
-@click.argument("theirs", type=_TEXT)
-@click.argument("name", required=False)
-def merge_driver(base: Path, ours: Path, theirs: Path, name: str | None) -> None:
-    """Merge two ledgers for git: `git config merge.falsify.driver "... %O %A %B %P"`."""
-    before, mine, other = (each.read_text(encoding="utf-8") for each in (base, ours, theirs))
-    try:
-        merged = merged_text(before, mine, other, path=name)
-    except LedgerError as error:
-        click.echo(str(error), err=True)
-        sys.exit(DENIED)
-    ours.write_text(merged, encoding="utf-8")
-
-
-@click.command()
-@click.argument("ledger", type=_TEXT)
-def textconv(ledger: Path) -> None:
-    """Tell a ledger in few lines for git: `git config diff.falsify.textconv "..."`."""
-    click.echo(told(ledger.read_text(encoding="utf-8")), nl=False)
-
-
-@click.command()
-@click.argument("ledger", type=_TEXT)
-def export(ledger: Path) -> None:
-    """Write a ledger as in-toto test-result statements, one JSON object a line."""
-    found = read(ledger)
-    for each in statements(found) if found else ():
-        click.echo(json.dumps(each, sort_keys=True))
-
-
-@click.command()
-@click.argument("ledger", type=_TEXT)
-@click.option(
-    "--key", required=True, type=_TEXT, help="an SSH private key, or a public one in an agent"
-)
-@click.option("--signer", required=True, help="the name that the allowed-signers file gives it")
-def sign(ledger: Path, key: Path, signer: str) -> None:
-    """Sign every fresh confirmation in a ledger with an SSH key."""
-
-    def change(old: Ledger | None) -> Ledger:
-        if old is None:
-            msg = "there is nothing to sign"
-            raise LedgerError(msg, path=ledger)
-        return replace(old, blocks={id_: block_signed(each) for id_, each in old.blocks.items()})
-
-    def block_signed(block: FalsifierBlock) -> FalsifierBlock:
-        signed = (
-            sign_record(each, key=key, signer=signer)
-            if each.outcome is Outcome.HELD and each.signature is None
-            else each
-            for each in block.evidence
-        )
-        return replace(block, evidence=tuple(signed))
-
-    done = update(ledger, change)
-    click.echo(f"{ledger}: {'signed' if done.is_changed else 'unchanged'}")
-
-
 def _colour(markup: Mapping[str, bool]) -> str | None:
     return next((name for name in ("red", "yellow", "green") if markup.get(name)), None)
 
 
 COMMANDS = (
-    status, why, diff, gate, merge, verify, log, retract, sign, export, merge_driver, textconv,
+    status, why, diff, gate, merge, verify, log, retract,
 )  # fmt: skip
