@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_falsify.compare import kernels
+from pytest_falsify.compare.dtypes import FLOAT32, FLOAT64, in_one_dtype, is_narrow, widened
 from pytest_falsify.compare.rows import (
     ABS_D,
     D2,
@@ -61,7 +62,7 @@ def measure(x: Array, y: Array, sums: RowSums) -> None:
         sums: to be written.
     """
     x, y = x.reshape(-1, sums.row_length), y.reshape(-1, sums.row_length)
-    is_ready = x.dtype == y.dtype and x.dtype in {kernels.FLOAT32, kernels.FLOAT64}
+    is_ready = x.dtype == y.dtype and x.dtype in {FLOAT32, FLOAT64}
     step = len(x) if is_ready else max(1, CHUNK // sums.row_length)
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
@@ -70,14 +71,14 @@ def measure(x: Array, y: Array, sums: RowSums) -> None:
 
 def _measure(x: Array, y: Array, floats: Array, integers: Array) -> None:
     wide_dtype = np.promote_types(_wide_dtype(x), _wide_dtype(y))
-    wide = kernels.widened(x, wide_dtype), kernels.widened(y, wide_dtype)
+    wide = widened(x, wide_dtype), widened(y, wide_dtype)
     marks = (x, y) if x.dtype == y.dtype else wide
     differences = np.empty(BLOCK, wide_dtype)
     integers[N] = integers[FINITE] = x.shape[1]
     _measure_rows(
         wide,
         tuple(map(_bits, marks)),
-        tuple(map(_bits, kernels.in_one_dtype(x, y))),
+        tuple(map(_bits, in_one_dtype(x, y))),
         (differences, _bits(differences)),
         (floats, integers),
     )
@@ -89,7 +90,7 @@ def _measure(x: Array, y: Array, floats: Array, integers: Array) -> None:
 
 
 def _wide_dtype(values: Array) -> np.dtype[Any]:
-    return kernels.FLOAT32 if kernels.is_narrow(values.dtype) else kernels.FLOAT64
+    return FLOAT32 if is_narrow(values.dtype) else FLOAT64
 
 
 def _bits(values: Array) -> Array:

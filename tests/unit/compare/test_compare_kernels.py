@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_falsify.compare.kernels import BLOCK, pair_sums
+from pytest_falsify.compare.kernels import BLOCK, _measure_short_rows, pair_sums
+from pytest_falsify.compare.rows import RowSums
 from pytest_falsify.compare.statistics import SUMS
 from pytest_falsify.errors import AlignmentError
 
@@ -122,6 +123,29 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it(pair, count):
     part = pair_sums(x[:count], y[:count], row_length=x.shape[1])
     assert whole.floats[:, :count].tobytes() == part.floats.tobytes()
     assert whole.integers[:, :count].tobytes() == part.integers.tobytes()
+
+
+@given(float_pairs(has_nonfinite=True), st.floats(-30, 30))
+def test_a_row_alone_has_the_facts_and_the_bits_of_the_general_pass(pair, exponent):
+    with np.errstate(all="ignore"):
+        pair = [(each.astype(float) * 10**exponent).astype(each.dtype) for each in pair]
+    for x, y in zip(*pair, strict=True):
+        found = pair_sums(x, y, row_length=x.size)
+        expected = RowSums.zeros(1, x.size)
+        with np.errstate(all="ignore"):
+            _measure_short_rows(x, y, expected)
+        assert expected.floats.tobytes() == found.floats.tobytes()
+        assert expected.integers.tobytes() == found.integers.tobytes()
+
+
+@given(st.sampled_from(["float32", "float16", "bfloat16"]), st.integers(0, 2**32 - 1))
+def test_a_longer_row_alone_has_the_bits_that_it_has_beside_others(dtype, seed):
+    generator = np.random.default_rng(seed)
+    noise = generator.standard_normal((2, generator.integers(1, 700)))
+    x, y = (each.astype(FLOATS[dtype][0]) for each in (noise, noise * [[1], [1.01]] - 1e-3))
+    alone, beside = (pair_sums(x[:n], y[:n], row_length=x.shape[1]) for n in (1, 2))
+    assert beside.floats[:, :1].tobytes() == alone.floats.tobytes()
+    assert beside.integers[:, :1].tobytes() == alone.integers.tobytes()
 
 
 @pytest.mark.parametrize("length", [64, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
