@@ -14,6 +14,7 @@ from pytest_falsify.engines.attention import ALWAYS, EAGER_ONLY, ON_REQUEST
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.engines.model_files import model_folder, weights_digest
 from pytest_falsify.engines.observer import Watch, to_numpy
+from pytest_falsify.engines.rounding import Rounding
 from pytest_falsify.errors import Blocked, CaptureError
 from pytest_falsify.stages.family import Family, family_of
 from pytest_falsify.stages.vocabulary import STAGES
@@ -35,6 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "attention": "eager",
     "threads": 1,
     "config": {},
+    "rounding": {},
 }
 
 
@@ -49,6 +51,16 @@ class TransformersEngine:
             "type": "integer",
             "minimum": 1,
             "description": "CPU threads; one by default, so that the same bits come on any machine",
+        },
+        "rounding": {
+            "type": "object",
+            "description": "disturb the run as rounding to a dtype would: a control by Monte Carlo",
+            "properties": {
+                "dtype": {"enum": ["bfloat16", "float16", "float32"]},
+                "seed": {"type": "integer", "minimum": 0},
+            },
+            "required": ["dtype"],
+            "additionalProperties": False,
         },
         "config": {
             "type": "object",
@@ -67,8 +79,16 @@ class TransformersEngine:
         folder = model_folder(target, root)
         weights = weights_digest(folder)
         model = _load_model(folder, settings, device)
+        rounding = Rounding(**settings["rounding"]) if settings["rounding"] else None
+        if rounding:
+            rounding.disturb_weights(model)
         return TransformersSession(
-            model=model, folder=folder, settings=settings, weights=weights, device=device
+            model=model,
+            folder=folder,
+            settings=settings,
+            weights=weights,
+            device=device,
+            rounding=rounding,
         )
 
 
@@ -129,6 +149,7 @@ class TransformersSession:
     settings: Mapping[str, Any]
     weights: str
     device: str
+    rounding: Rounding | None = None
 
     @property
     def layer_count(self) -> int:
@@ -194,7 +215,8 @@ class TransformersSession:
         feed = torch.tensor([inputs.tokens], device=self.device)
         cache = None
         first = 0
-        with _threads(self.settings["threads"]), torch.inference_mode():
+        disturbed = self.rounding.disturbing(self.model) if self.rounding else nullcontext()
+        with _threads(self.settings["threads"]), torch.inference_mode(), disturbed:
             for step in range(plan.decode_steps + 1):
                 positions = tuple(range(first, first + feed.shape[1]))
                 with watch.watching(self.model, step, positions, sink) if watch else nullcontext():

@@ -21,7 +21,7 @@ def test_our_own_contract_holds_and_gives_the_same_ledger_with_workers(project, 
     (project.path / "evidence/C-QWEN2-TINY-PARITY.json").unlink()
     shared = project.run("contracts", "-m", "cpu", "--falsify-gate", "-n", "2")
 
-    assert alone.outcomes == shared.outcomes == {"passed": 8}
+    assert alone.outcomes == shared.outcomes == {"passed": 9}
     assert alone.result.ret == shared.result.ret == 0
     assert alone.ledgers == shared.ledgers
     assert set(alone.statuses("C-QWEN2-TINY-PARITY").values()) == {"PARTIAL"}

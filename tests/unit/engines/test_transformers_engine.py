@@ -311,7 +311,9 @@ def test_it_needs_no_thread_setting_of_the_process(session, prompt):
 
 
 def test_every_option_has_a_default_or_is_optional():
-    assert set(TransformersEngine.options) == {"dtype", "attention", "threads", "config"}
+    assert set(TransformersEngine.options) == {
+        "dtype", "attention", "threads", "config", "rounding",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen3"])
@@ -337,3 +339,34 @@ def test_the_other_families_are_shown_and_left_undisturbed(tmp_path, family, att
     assert looked.missing == ()
     for one, other in zip(looked.logits, bare.logits, strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+def test_rounding_disturbs_as_much_as_the_dtype_it_imitates_and_repeats(qwen2_tiny, prompt):
+    from pytest_falsify.compare.comparison import compare_captures
+
+    def capture(**options):
+        session = load(qwen2_tiny, **options)
+        return record(session, prompt, Plan(stages=session.stages))
+
+    oracle = capture()
+    real = compare_captures(capture(dtype="bfloat16"), oracle)
+    imitated = capture(rounding={"dtype": "bfloat16", "seed": 3})
+
+    for site in compare_captures(imitated, oracle).sites:
+        found, expected = site.total.rel_l2, real.at(site.site).total.rel_l2
+        assert expected / 4 < found < expected * 4, site.site
+    again = capture(rounding={"dtype": "bfloat16", "seed": 3})
+    other = capture(rounding={"dtype": "bfloat16", "seed": 4})
+    assert again.logits[0].tobytes() == imitated.logits[0].tobytes()
+    assert other.logits[0].tobytes() != imitated.logits[0].tobytes()
+
+
+def test_a_disturbed_run_is_seen_as_it_was_disturbed(qwen2_tiny, prompt):
+    session = load(qwen2_tiny, rounding={"dtype": "bfloat16"})
+
+    looked = record(session, prompt, Plan(stages=session.stages))
+    bare = record(session, prompt, Plan())
+
+    assert looked.logits[0].tobytes() == bare.logits[0].tobytes()
+    final = looked.tensors[Site(0, None, "lm_head")].array
+    assert final.tobytes() == looked.logits[0].tobytes()
