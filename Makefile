@@ -14,6 +14,8 @@ help:
 	@echo "make test      run the test suite"
 	@echo "make demo      see a claim refuted on purpose"
 	@echo "make lint      ruff, mypy, import-linter"
+	@echo "make bench-X   print the table of tests/bench/bench_X.py: startup, contracts, compare,"
+	@echo "               detect, reliability (docs/performance.md)"
 
 $(VENV)/installed: pyproject.toml ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +37,9 @@ test: $(VENV)/installed
 $(VENV)/linted: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[dev,hf,test]'
 	@touch $@
+
+bench-%: $(VENV)/installed
+	$(BIN)/python tests/bench/bench_$*.py $(BENCH_ARGS)
 
 lint: $(VENV)/linted
 	$(BIN)/ruff check .
