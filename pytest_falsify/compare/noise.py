@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from pytest_falsify.compare.pools import Pool, pools
+from pytest_falsify.compare.resampling import draws, interval, quotient, scale_ratio
 from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_falsify.compare.comparison import Comparison, SiteComparison
+    from pytest_falsify.compare.rows import RowSums
     from pytest_falsify.stages.vocabulary import Site
 
     Array = NDArray[Any]
@@ -37,9 +40,6 @@ FEWEST_ROWS = 8
 """With fewer rows a bootstrap interval is far too narrow to believe."""
 GROSS = 10.0
 """So many times beyond the ratio, a few rows are enough to tell."""
-RESAMPLES = 1000
-MOST_GROUPS = 512
-CONFIDENCE = 0.95
 
 
 class Judgement(Enum):
@@ -55,6 +55,7 @@ class SiteNoise:
     """One site judged against its floor.
 
     Attributes:
+        site: where to look; of a pool, the site of that row.
         error: the subject's relative L2 error.
         floor: the control's, but at least one rounding to the subject's dtype.
         ratio: error / floor; 0 where the subject is exact, infinite where it cannot be computed.
@@ -64,6 +65,7 @@ class SiteNoise:
         row_position: where that row is.
         scale: the factor by which the oracle fits the subject best; NaN where undefined.
         more_tokens: how many more tokens would decide, or None where tokens would not help.
+        steps: how many decode steps were pooled; 1 is the site alone.
         reason: one sentence.
     """
 
@@ -78,6 +80,7 @@ class SiteNoise:
     row_position: Mapping[str, int]
     scale: float
     more_tokens: int | None
+    steps: int
     reason: str
 
 
@@ -91,17 +94,27 @@ def judge_noise(
 ) -> tuple[SiteNoise, ...]:
     """Judge every site of the subject's comparison against the control's.
 
+    The rows of one layer's stage are pooled over the decode steps: one step alone has too few. A
+    pool is judged once, at the first site whose row is beyond the limit, or else at the worst row.
+
     Args:
         subject: the subject against the oracle.
         control: the control against the same oracle, on the same input.
         ratio: the largest ratio of the totals that is still noise.
         row_ratio: the largest ratio of a single row.
         seed: of the bootstrap; the same seed gives the same judgement.
+
+    Returns:
+        One judgement for each site of the prefill and each pool, in causal order.
     """
-    return tuple(
-        judge_site(each, control.at(each.site), ratio=ratio, row_ratio=row_ratio, seed=seed)
-        for each in subject.sites
+    theirs = {each.site: each for each in control.sites}
+    found = (
+        _judge(
+            pool, Pool.of([theirs.get(each.site) for each in pool.steps]), ratio, row_ratio, seed
+        )
+        for pool in pools(subject.sites)
     )
+    return tuple(sorted(found, key=lambda each: each.site.causal_key))
 
 
 def judge_site(
@@ -112,14 +125,18 @@ def judge_site(
     row_ratio: float = ROW_RATIO,
     seed: int = 0,
 ) -> SiteNoise:
-    """Judge one site: see ``judge_noise``."""
-    if control is None or len(control.rows) != len(subject.rows):
+    """Judge one site alone: see ``judge_noise``."""
+    return _judge(Pool.of([subject]), Pool.of([control]), ratio, row_ratio, seed)
+
+
+def _judge(subject: Pool, control: Pool, ratio: float, row_ratio: float, seed: int) -> SiteNoise:
+    if subject.sizes != control.sizes:
         return _judged(subject, Judgement.INCONCLUSIVE, "the control does not show this site")
     if subject.total.is_empty:
         return _judged(subject, Judgement.INCONCLUSIVE, "nothing was compared")
     if not subject.total.is_sound:
         return _judged(subject, Judgement.BUG, "NaN or unmatched infinite values")
-    if STAGES[subject.site.stage].is_index:
+    if STAGES[subject.steps[0].site.stage].is_index:
         return _judged_ids(subject, control)
     if not control.total.is_sound:
         return _judged(subject, Judgement.INCONCLUSIVE, "the control itself is not finite")
@@ -145,7 +162,7 @@ def unit_roundoff(dtype: Any) -> float:
     return 0.0 if dtype.kind in "biu" else float(ml_dtypes.finfo(dtype).eps) / 2
 
 
-def _judged_ids(subject: SiteComparison, control: SiteComparison) -> SiteNoise:
+def _judged_ids(subject: Pool, control: Pool) -> SiteNoise:
     mismatched, expected = subject.total.mismatched, control.total.mismatched
     if mismatched == 0:
         return _judged(subject, Judgement.NOISE, "every id is the oracle's", ratio=0.0)
@@ -158,26 +175,28 @@ def _judged_ids(subject: SiteComparison, control: SiteComparison) -> SiteNoise:
 
 
 def _judged_ratio(
-    subject: SiteComparison, control: SiteComparison, ratio: float, row_ratio: float, seed: int
+    subject: Pool, control: Pool, ratio: float, row_ratio: float, seed: int
 ) -> SiteNoise:
-    unit = unit_roundoff(subject.dtypes[0])
+    unit = unit_roundoff(subject.steps[0].dtypes[0])
     floor = max(control.total.rel_l2, unit)
-    rows = _row_ratios(subject, control, unit)
-    row = int(rows.argmax())
-    drawn = _draws(len(subject.rows), seed)
-    low, high = _interval(subject, control, unit, drawn)
+    rows = _row_ratios(subject.rows, control.rows, unit)
+    drawn = draws(len(rows), seed)
+    low, high = interval(subject.rows, control.rows, unit, drawn)
     observed = _Observed(
-        ratio=_quotient(subject.total.rel_l2, floor),
+        ratio=quotient(subject.total.rel_l2, floor),
         low=low,
         high=high,
-        row_ratio=float(rows[row]),
-        scale_ratio=_scale_ratio(subject, control, unit, drawn),
+        row_ratio=float(rows.max()),
+        scale_ratio=scale_ratio(subject.rows, control.rows, unit, drawn),
         scale=subject.total.scale,
         rows=len(rows),
     )
     judgement, reason = _decide(observed, ratio, row_ratio)
+    is_beyond = rows > row_ratio
+    step, row = subject.place(int(is_beyond.argmax() if is_beyond.any() else rows.argmax()))
+    is_open = judgement is Judgement.INCONCLUSIVE
     return SiteNoise(
-        site=subject.site,
+        site=step.site,
         judgement=judgement,
         error=subject.total.rel_l2,
         floor=floor,
@@ -185,12 +204,11 @@ def _judged_ratio(
         low=low,
         high=high,
         row_ratio=observed.row_ratio,
-        row_position=subject.row_position(row),
+        row_position=step.row_position(row),
         scale=observed.scale,
-        more_tokens=_more_tokens(observed, ratio, subject)
-        if judgement is Judgement.INCONCLUSIVE
-        else None,
-        reason=reason,
+        more_tokens=_more_tokens(observed, ratio, subject) if is_open else None,
+        steps=len(subject.steps),
+        reason=_over_steps(subject, reason),
     )
 
 
@@ -231,87 +249,32 @@ def _beyond(observed: _Observed, ratio: float, row_ratio: float) -> str:
     return ""
 
 
-def _row_ratios(subject: SiteComparison, control: SiteComparison, unit: float) -> Array:
+def _row_ratios(subject: RowSums, control: RowSums, unit: float) -> Array:
     """Return each row's error over its floor.
 
     The floor of a row is its own error in the control, but at least what is usual among the rows,
     since a single error can be small by chance.
     """
-    norms = np.sqrt(control.rows.column("sum_x2"))
-    usual = max(float(np.median(control.rows.rel_l2())), unit)
+    norms = np.sqrt(control.column("sum_x2"))
+    usual = max(float(np.median(control.rel_l2())), unit)
     usual = usual if math.isfinite(usual) else unit
-    floors = np.maximum(np.sqrt(control.rows.column("sum_d2")), usual * norms)
-    errors = np.sqrt(subject.rows.column("sum_d2"))
+    floors = np.maximum(np.sqrt(control.column("sum_d2")), usual * norms)
+    errors = np.sqrt(subject.column("sum_d2"))
     ratios = np.full(len(errors), np.inf)
     np.divide(errors, floors, out=ratios, where=floors > 0)
     ratios[errors == 0] = 0.0
     return ratios
 
 
-def _draws(rows: int, seed: int) -> Array:
-    """Return how often each group of rows is drawn in each resample: (RESAMPLES, groups)."""
-    groups = min(rows, MOST_GROUPS)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    drawn: Array = generator.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
-    return drawn
-
-
-def _interval(
-    subject: SiteComparison, control: SiteComparison, unit: float, drawn: Array
-) -> tuple[float, float]:
-    """Return the bootstrap interval of the ratio of the totals, resampling groups of rows."""
-    errors = drawn @ _grouped(subject.rows.column("sum_d2"))
-    floors = drawn @ _grouped(control.rows.column("sum_d2"))
-    lowest = np.maximum(floors, unit**2 * (drawn @ _grouped(control.rows.column("sum_x2"))))
-    ratios = np.full(len(drawn), np.inf)
-    np.divide(errors, lowest, out=ratios, where=lowest > 0)
-    ratios[errors == 0] = 0.0
-    low, high = np.sqrt(_ends(ratios))
-    return float(low), float(high)
-
-
-def _scale_ratio(
-    subject: SiteComparison, control: SiteComparison, unit: float, drawn: Array
-) -> float:
-    """Return how many times farther from 1 the subject's best-fit scale is than the control's.
-
-    Rounding has no direction, so the scale of honest noise stays within a small part of its size: a
-    factor that hides in the relative error shows here. Both are taken where their intervals favour
-    the subject.
-    """
-    squares = drawn @ _grouped(control.rows.column("sum_x2"))
-    if not squares.all():
-        return 0.0
-    mine, theirs = (
-        _ends(drawn @ _grouped(each.rows.column("sum_xd")) / squares) for each in (subject, control)
-    )
-    nearest = 0.0 if mine[0] <= 0 <= mine[1] else np.abs(mine).min()
-    return _quotient(float(nearest), max(float(np.abs(theirs).max()), unit))
-
-
-def _ends(values: Array) -> Array:
-    """Return the two ends of the middle ``CONFIDENCE`` of some values."""
-    tail = (1 - CONFIDENCE) / 2
-    return np.quantile(values, [tail, 1 - tail], method="nearest")
-
-
-def _grouped(sums: Array) -> Array:
-    """Return the sums of at most ``MOST_GROUPS`` groups of neighbouring rows."""
-    groups = min(len(sums), MOST_GROUPS)
-    starts = np.arange(groups) * len(sums) // groups
-    grouped: Array = np.add.reduceat(sums, starts)
-    return grouped
-
-
-def _more_tokens(observed: _Observed, ratio: float, site: SiteComparison) -> int | None:
+def _more_tokens(observed: _Observed, ratio: float, subject: Pool) -> int | None:
     """Return how many more tokens would bring the limit out of the interval.
 
     An interval shrinks as the root of the number of rows.
     """
-    tokens = max(1, len(site.positions))
-    rows_each = max(1, len(site.rows) // tokens)
-    if len(site.rows) < FEWEST_ROWS:
-        return math.ceil((FEWEST_ROWS - len(site.rows)) / rows_each)
+    tokens = max(1, sum(len(each.positions) for each in subject.steps))
+    rows_each = max(1, observed.rows // tokens)
+    if observed.rows < FEWEST_ROWS:
+        return math.ceil((FEWEST_ROWS - observed.rows) / rows_each)
     is_below = observed.ratio < ratio
     reach = observed.high - observed.ratio if is_below else observed.ratio - observed.low
     distance = abs(ratio - observed.ratio)
@@ -320,17 +283,13 @@ def _more_tokens(observed: _Observed, ratio: float, site: SiteComparison) -> int
     return max(1, math.ceil(tokens * ((reach / distance) ** 2 - 1)))
 
 
-def _quotient(error: float, floor: float) -> float:
-    if error == 0:
-        return 0.0
-    return error / floor if floor > 0 else math.inf
-
-
 def _judged(
-    subject: SiteComparison, judgement: Judgement, reason: str, *, ratio: float = math.inf
+    subject: Pool, judgement: Judgement, reason: str, *, ratio: float = math.inf
 ) -> SiteNoise:
+    """Return what needs no ratio, at the worst step; a step that is not sound is the worst."""
+    step = max(subject.steps, key=lambda each: each.total.rel_l2)
     return SiteNoise(
-        site=subject.site,
+        site=step.site,
         judgement=judgement,
         error=subject.total.rel_l2,
         floor=0.0,
@@ -338,8 +297,14 @@ def _judged(
         low=ratio,
         high=ratio,
         row_ratio=ratio,
-        row_position=subject.worst_position,
+        row_position=step.worst_position,
         scale=subject.total.scale,
         more_tokens=None,
-        reason=reason,
+        steps=len(subject.steps),
+        reason=_over_steps(subject, reason),
     )
+
+
+def _over_steps(subject: Pool, reason: str) -> str:
+    steps = len(subject.steps)
+    return f"over {steps} decode steps: {reason}" if steps > 1 else reason

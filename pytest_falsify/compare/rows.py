@@ -16,6 +16,8 @@ from pytest_falsify.compare.statistics import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 FLOATS = (*SUMS, "max_abs_d")
@@ -115,3 +117,14 @@ class RowSums:
         if has_stray.any():
             return int(has_stray.argmax())
         return int(self.column("max_abs_d").argmax())
+
+
+def joined(parts: Sequence[RowSums]) -> RowSums:
+    """Return all rows one part after the other; ``row_length`` is the longest."""
+    return RowSums(
+        row_length=max((part.row_length for part in parts), default=1),
+        floats=np.concatenate([np.zeros((len(FLOATS), 0)), *(each.floats for each in parts)], 1),
+        integers=np.concatenate(
+            [np.zeros((len(INTEGERS), 0), np.int64), *(each.integers for each in parts)], 1
+        ),
+    )

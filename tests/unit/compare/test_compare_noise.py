@@ -1,5 +1,7 @@
 """A floor that was measured tells noise from a fault, and says when it cannot."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -186,3 +188,103 @@ def test_the_unit_roundoff_is_half_the_distance_of_two_floats():
     assert unit_roundoff(np.float32) == 2**-24
     assert unit_roundoff("bfloat16") == 2**-8
     assert unit_roundoff(np.int64) == 0
+
+
+STEPS = 24
+
+
+def at_step(step, subject, oracle, stage="attention", *, positions=None, dims="t d"):
+    positions = (TOKENS + step,) if positions is None else positions
+    tensors = (
+        CapturedTensor(array=each, dims=dims, positions=positions) for each in (subject, oracle)
+    )
+    return compare_tensors(*tensors, site=Site(step, 0, stage))
+
+
+def decoded(arrays, **options):
+    sites = tuple(
+        at_step(step, arrays[step - 1 : step], ORACLE[step - 1 : step], **options)
+        for step in range(1, STEPS + 1)
+    )
+    return Comparison(sites=sites, missing=(), subject="s", oracle="o")
+
+
+def test_decode_steps_are_judged_together():
+    control = decoded(noisy(1e-2, 2))
+    (noise,) = judge_noise(decoded(noisy(1e-2, 1)), control)
+    (bug,) = judge_noise(decoded(noisy(5e-2, 1)), control)
+    assert (noise.judgement, noise.steps) == (Judgement.NOISE, STEPS)
+    assert (bug.judgement, bug.steps) == (Judgement.BUG, STEPS)
+    assert bug.reason.startswith(f"over {STEPS} decode steps: ")
+    alone = judge_site(decoded(noisy(1e-2, 1)).sites[0], control.sites[0])
+    assert (alone.judgement, alone.steps) == (Judgement.INCONCLUSIVE, 1)
+
+
+def test_a_bad_step_is_a_bug_at_the_first_of_them():
+    subject = noisy(1e-2, 1)
+    subject[[6, 9]] += [[0.3], [0.5]]
+    (found,) = judge_noise(decoded(subject), decoded(noisy(1e-2, 2)))
+    assert found.judgement is Judgement.BUG
+    assert found.site == Site(7, 0, "attention")
+    assert found.row_position == {"t": TOKENS + 7}
+
+
+def test_a_stray_value_is_a_bug_at_its_step():
+    subject = noisy(1e-2, 1)
+    subject[4, 3] = np.nan
+    (found,) = judge_noise(decoded(subject), decoded(noisy(1e-2, 2)))
+    assert found.judgement is Judgement.BUG
+    assert found.site == Site(5, 0, "attention")
+
+
+def test_a_row_that_the_control_hits_by_chance_is_no_bug_at_its_step():
+    control = noisy(1e-2, 2)
+    control[10] = ORACLE[10] + 1e-5
+    (found,) = judge_noise(decoded(noisy(1e-2, 1)), decoded(control))
+    assert found.judgement is Judgement.NOISE
+
+
+def test_steps_and_prefill_stages_and_layers_are_not_mixed():
+    sites = (
+        compared(noisy(1e-2, 1)),
+        *(at_step(n, ORACLE[n : n + 1], ORACLE[n : n + 1]) for n in (1, 2)),
+        *(at_step(n, ORACLE[n : n + 1], ORACLE[n : n + 1], "attn_out") for n in (1, 2)),
+    )
+    both = Comparison(sites=sites, missing=(), subject="s", oracle="o")
+    found = judge_noise(both, both)
+    assert [(each.site.step, each.site.stage, each.steps) for each in found] == [
+        (0, "attn_out", 1),
+        (1, "attention", 2),
+        (1, "attn_out", 2),
+    ]
+
+
+def test_a_cache_that_holds_the_same_tokens_at_every_step_is_not_pooled():
+    sites = tuple(
+        at_step(step, ORACLE[:step], ORACLE[:step], "attn_out", positions=tuple(range(step)))
+        for step in range(9, 12)
+    )
+    both = Comparison(sites=sites, missing=(), subject="s", oracle="o")
+    assert [each.steps for each in judge_noise(both, both)] == [1, 1, 1]
+
+
+def test_scores_whose_rows_grow_with_the_steps_are_pooled_and_placed():
+    def scores(size, seed):
+        generator = np.random.default_rng(seed)
+        sites = []
+        for step in range(1, STEPS + 1):
+            oracle = np.random.default_rng(step).standard_normal((4, 1, 5 + step))
+            subject = oracle * (1 + size * generator.standard_normal(oracle.shape))
+            subject[2] += (size > 0 and step == 3 and seed == 1) * 5.0
+            sites.append(at_step(step, subject, oracle, "attn_scores", dims="h t s"))
+        return Comparison(sites=tuple(sites), missing=(), subject="s", oracle="o")
+
+    (found,) = judge_noise(scores(1e-2, 1), scores(1e-2, 2))
+    assert (found.judgement, found.site.step) == (Judgement.BUG, 3)
+    assert found.row_position == {"h": 2, "t": TOKENS + 3}
+
+
+def test_a_step_that_the_control_does_not_show_leaves_its_pool_undecided():
+    subject, control = decoded(noisy(1e-2, 1)), decoded(noisy(1e-2, 2))
+    (found,) = judge_noise(subject, replace(control, sites=control.sites[1:]))
+    assert found.judgement is Judgement.INCONCLUSIVE
