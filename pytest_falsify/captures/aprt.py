@@ -188,10 +188,6 @@ def _as_stored(site: Site, tensor: CapturedTensor) -> CapturedTensor:
 
 
 def _float32(site: Site, array: Array) -> Array:
-    if array.dtype.name == "bfloat16":
-        # By its bits: a cast would quieten signalling NaNs.
-        bits = np.ascontiguousarray(array).view(np.uint16)
-        return (bits.astype(np.uint32) << 16).view(np.float32)
     if array.dtype.kind in "iu":
         if array.size and int(np.abs(array).max()) > _LARGEST_EXACT_ID:
             msg = f"{site} has an id above {_LARGEST_EXACT_ID}, which float32 cannot hold"

@@ -28,6 +28,7 @@ FLAT = "flat"
 """The dims of a tensor whose file states no shape."""
 TOKENS = "t"
 UNSTATED_INPUTS = TokenInputs(name="unstated", tokens=())
+AFTER_MASK = "attn_softmax"
 LAST_TOKEN_STAGES = frozenset({"lm_head", "moe_router", "moe_router_indices", "moe_ffn_out"})
 """What the field's engines write for the last token alone."""
 
@@ -65,8 +66,8 @@ def agreed(captures: Sequence[Capture]) -> tuple[Capture, ...]:
 
     A flat tensor takes the shape of a shaped one of the same site and size in the stage's own order
     of axes, which is APRT's: token-major, ``t h d`` for the heads of q and k, ``h t s`` for scores.
-    Head-major ``h t d`` has as many values and cannot be told from it. A flat tensor of one token
-    of a stage that the field writes for the last token is that token, and the others are cut to it.
+    Head-major ``h t d`` has as many values and cannot be told from it. Where one side holds the
+    last token alone of a stage that the field writes so, the others are cut to it.
 
     Raises:
         AlignmentError: when no reading of a flat tensor fits.
@@ -94,9 +95,9 @@ def _settled(site: Site, found: Sequence[tuple[CapturedTensor, bool]]) -> list[C
         return [tensor for tensor, _ in found]
     settled = [_filled_in(site, each, like) for each in found]
     shortest = min(range(len(settled)), key=lambda index: len(settled[index].positions))
-    if found[shortest][0].dims != FLAT:
-        return settled
-    return [_cut(each, settled[shortest].positions) for each in settled]
+    tokens = settled[shortest].positions
+    is_last_token = site.stage in LAST_TOKEN_STAGES and tokens == like.positions[-1:]
+    return [_cut(each, tokens) for each in settled] if is_last_token else settled
 
 
 def _filled_in(
@@ -105,14 +106,14 @@ def _filled_in(
     tensor, is_stated = found
     if tensor.dims == FLAT:
         return _shaped(site, tensor, like)
-    return tensor if is_stated else _placed(tensor, like)
+    return tensor if is_stated else _placed(site, tensor, like)
 
 
-def _placed(tensor: CapturedTensor, like: CapturedTensor) -> CapturedTensor:
+def _placed(site: Site, tensor: CapturedTensor, like: CapturedTensor) -> CapturedTensor:
     """Return a tensor with the positions of another that has as many tokens."""
     if len(tensor.positions) != len(like.positions):
         return tensor
-    return replace(tensor, positions=like.positions)
+    return replace(tensor, positions=like.positions, mask=_mask(site, tensor, like))
 
 
 def _shaped(site: Site, flat: CapturedTensor, like: CapturedTensor) -> CapturedTensor:
@@ -132,8 +133,13 @@ def _shaped(site: Site, flat: CapturedTensor, like: CapturedTensor) -> CapturedT
         array=values.reshape([lengths[name] for name in dims]),
         dims=" ".join(dims),
         positions=positions,
-        mask=flat.mask,
+        mask=_mask(site, flat, like),
     )
+
+
+def _mask(site: Site, tensor: CapturedTensor, like: CapturedTensor) -> str:
+    """Return how masked places are filled: after a softmax they are nought, whoever wrote them."""
+    return like.mask if site.stage == AFTER_MASK else tensor.mask
 
 
 def _ids(site: Site, values: Array) -> Array:

@@ -1,0 +1,160 @@
+"""Commands about captures: make one, look at one, compare two."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pytest_falsify.canonical import canonical_text
+from pytest_falsify.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CAPTURE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("subject", type=_CAPTURE)
+@click.argument("oracle", type=_CAPTURE)
+@click.option("--control", type=_CAPTURE, help="known-good code at the subject's precision")
+@click.option(
+    "--expect",
+    "expectations",
+    multiple=True,
+    metavar="YAML",
+    help="what is allowed: '{rel_l2: {max: 1e-3}}' or a YAML file; may be given more than once",
+)
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
+@click.option("-v", "--verbose", "is_full", is_flag=True, help="show every site")
+@click.option("--only-shared", is_flag=True, help="leave out the sites that one side lacks")
+@click.option("--ignore-unknown", is_flag=True, help="leave out tensors whose names are no sites")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="an .svg or .png")
+def compare(  # noqa: PLR0917 - click passes them by name
+    subject: Path,
+    oracle: Path,
+    control: Path | None,
+    expectations: Sequence[str],
+    style: str,
+    is_full: bool,  # noqa: FBT001
+    only_shared: bool,  # noqa: FBT001
+    ignore_unknown: bool,  # noqa: FBT001
+    plot: Path | None,
+) -> None:
+    """Compare the captures SUBJECT and ORACLE site by site.
+
+    Each is a bundle, an APRT tree, or a folder of safetensors or npy. Status 0: within what is
+    allowed (bit-equal, if nothing says what is). 1: beyond. 2: it could not be told.
+    """
+    from pytest_falsify.checks.side_by_side import conclude, shared
+    from pytest_falsify.cli.comparing import as_json, read_expectations, read_sides, rendered
+
+    paths = {"subject": subject, "oracle": oracle} | ({"control": control} if control else {})
+    expect = read_expectations(expectations)
+    captures, notes = read_sides(paths, ignore_unknown=ignore_unknown)
+    if only_shared:
+        cut, left_out = shared(*captures.values())
+        captures = dict(zip(captures, cut, strict=True))
+        notes = (*notes, f"{left_out} sites that one side lacks were left out")
+    conclusion = conclude(
+        captures["subject"], captures["oracle"], control=captures.get("control"), expect=expect
+    )
+    if style == "json":
+        click.echo(canonical_text(as_json(conclusion, paths, captures, notes)), nl=False)
+    else:
+        click.echo("\n".join(rendered(conclusion, paths, notes, is_full=is_full)))
+    if plot is not None:
+        _draw(conclusion, plot)
+    sys.exit(conclusion.standing.value)
+
+
+def _draw(conclusion: Any, plot: Path) -> None:
+    from pytest_falsify.report.picture import write_picture
+
+    write_picture(conclusion.judged, plot)
+    click.echo(f"drawn: {plot}", err=True)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--out", required=True, type=_CAPTURE, help="the folder to be")
+@click.option("--text", help="what the model is fed")
+@click.option("--tokens", help="token ids instead: 3838,374,220")
+@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="a text")
+@click.option("--stages", default="all", show_default=True, help="names with commas between")
+@click.option("--layers", default="all", show_default=True, help="0..4 (4 left out), or 0,7")
+@click.option("--decode-steps", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--engine", "engine_name", default="transformers", show_default=True)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="of the engine: dtype=bfloat16; may be given more than once",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto")
+@click.option("--revision", help="of a model in the hub's cache")
+@click.option("--aprt", is_flag=True, help="write an APRT tree instead of a bundle")
+@click.option("--replace", is_flag=True, help="let a capture that is already there give way")
+def capture(  # noqa: PLR0917 - click passes them by name
+    model: str,
+    out: Path,
+    text: str | None,
+    tokens: str | None,
+    file: Path | None,
+    stages: str,
+    layers: str,
+    decode_steps: int,
+    engine_name: str,
+    options: Sequence[str],
+    device: str,
+    revision: str | None,
+    aprt: bool,  # noqa: FBT001
+    replace: bool,  # noqa: FBT001
+) -> None:
+    """Run MODEL, a folder or a name in the hub's cache, and keep what its stages show."""
+    from pytest_falsify.cli.capturing import Wanted, make, write
+
+    wanted = Wanted(
+        model=model,
+        revision=revision,
+        device=device,
+        engine=engine_name,
+        options=tuple(options),
+        fed=_one_of(text=text, tokens=tokens, file=file),
+        stages=stages,
+        layers=layers,
+        decode_steps=decode_steps,
+    )
+    for line in write(lambda: make(wanted), out, aprt=aprt, replace=replace):
+        click.echo(line)
+
+
+def _one_of(**given: Any) -> tuple[str, Any]:
+    found = [(name, value) for name, value in given.items() if value is not None]
+    if len(found) != 1:
+        msg = f"{len(found)} of --text, --tokens and --file are given"
+        raise ContractError(msg, expected="exactly one of them: what the model is fed")
+    return found[0]
+
+
+@click.command()
+@click.argument("path", metavar="CAPTURE", type=_CAPTURE)
+@click.option("--json", "is_json", is_flag=True, help="for programs")
+@click.option("--ignore-unknown", is_flag=True, help="leave out tensors whose names are no sites")
+def inspect(path: Path, is_json: bool, ignore_unknown: bool) -> None:  # noqa: FBT001
+    """Show how CAPTURE came to be and what is in it, once every digest was found right."""
+    from pytest_falsify.captures.folder import read_captures
+    from pytest_falsify.report.provenance import provenance_json, provenance_lines
+
+    found = read_captures(path, ignore_unknown=ignore_unknown)
+    if is_json:
+        click.echo(canonical_text(provenance_json(found)), nl=False)
+        return
+    click.echo("\n".join(provenance_lines(found, path)))
+
+
+COMMANDS = (compare, capture, inspect)

@@ -1,0 +1,206 @@
+"""What `pytest-falsify capture` does: a model loaded, run once, and written."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.captures.aprt import write_aprt
+from pytest_falsify.captures.bundle import is_bundle, write_bundle
+from pytest_falsify.captures.new_folder import must_be_free
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.pool import token_inputs
+from pytest_falsify.captures.record import record
+from pytest_falsify.checks.claim import parse_layers
+from pytest_falsify.contracts.loader import parse
+from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
+from pytest_falsify.contracts.problems import yaml_path
+from pytest_falsify.contracts.schemas import Shape
+from pytest_falsify.engines.device import resolve_device
+from pytest_falsify.engines.registry import engine
+from pytest_falsify.errors import ContractError
+from pytest_falsify.stages.vocabulary import STAGES, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
+    from pytest_falsify.engines.base import Answer, Session, Sink
+    from pytest_falsify.stages.vocabulary import Site
+
+QUIET_SECONDS = 2.0
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the command line asks for, as it was written.
+
+    Attributes:
+        fed: ``text``, ``tokens`` or ``file``, and its value.
+    """
+
+    model: str
+    revision: str | None
+    device: str
+    engine: str
+    options: Sequence[str]
+    fed: tuple[str, Any]
+    stages: str
+    layers: str
+    decode_steps: int
+
+
+def make(wanted: Wanted) -> Capture:
+    """Load the model, run it once and return what was seen.
+
+    Raises:
+        FalsifyError: when the engine, the device or the model is absent, or the plan does not fit.
+    """
+    spec = CaptureSpec(name="capture", engine=wanted.engine, line=0, options=_options(wanted))
+    # A plain folder is a path here, as at any prompt; in a contract it begins with a dot.
+    is_folder = Path(wanted.model).is_dir()
+    model = str(Path(wanted.model).resolve()) if is_folder else wanted.model
+    target = Target(
+        name=wanted.model, model=model, line=0, revision=wanted.revision, device=wanted.device
+    )
+    plan = _plan(wanted)
+    device = resolve_device(target)
+    session = engine(wanted.engine).load(target, spec, root=Path.cwd(), device=device)
+    plan = plan.resolved(session.stages)
+    inputs = _inputs(wanted.fed, session)
+    return record(Watched(session), inputs, plan)
+
+
+def write(made: Callable[[], Capture], out: Path, *, aprt: bool, replace: bool) -> Iterator[str]:
+    """Make a capture and write it; yield what was done. A place that is taken costs no run.
+
+    Raises:
+        CaptureError: when something is already there, or the format has no place for it.
+    """
+    must_be_free(out, replaces=is_bundle if replace else None)
+    capture = made()
+    if aprt:
+        write_aprt(capture, out, replace_tree=replace)
+    else:
+        write_bundle(capture, out, replace=replace)
+    yield f"{out}: {len(capture.tensors)} sites, {capture.nbytes / 1e6:.1f} MB"
+    if capture.missing:
+        yield f"missing: {len(capture.missing)} planned sites, first {capture.missing[0]}"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A session that tells on the terminal how far it has come, once it has taken a while."""
+
+    session: Session
+
+    @property
+    def layer_count(self) -> int:
+        """See ``Session``."""
+        return self.session.layer_count
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """See ``Session``."""
+        return self.session.stages
+
+    def identity(self) -> Identity:
+        """See ``Session``."""
+        return self.session.identity()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """See ``Session``."""
+        return self.session.encode(text)
+
+    def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
+        """See ``Session``; a line is kept up to date on the standard error output."""
+        progress = Progress(total=sum(1 for _ in plan.sites(self.layer_count)))
+
+        def told(site: Site, tensor: CapturedTensor) -> None:
+            sink(site, tensor)
+            progress.step(site)
+
+        try:
+            return self.session.run(inputs, plan, told)
+        finally:
+            progress.end()
+
+
+class Progress:
+    """One line that shows how many sites have arrived.
+
+    Args:
+        total: how many there will be.
+        clock: seconds; for tests.
+    """
+
+    def __init__(self, *, total: int, clock: Callable[[], float] = monotonic) -> None:
+        self._total = total
+        self._clock = clock
+        self._seen = 0
+        self._shown_at = clock()
+        self._is_shown = False
+
+    def step(self, site: Site) -> None:
+        """Count one site."""
+        self._seen += 1
+        wait = QUIET_SECONDS / 10 if self._is_shown else QUIET_SECONDS
+        if self._clock() - self._shown_at >= wait:
+            self._is_shown, self._shown_at = True, self._clock()
+            sys.stderr.write(f"\r  {self._seen} of {self._total} sites, {site}\033[K")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._is_shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def _plan(wanted: Wanted) -> Plan:
+    names = {canonical(each) for each in wanted.stages.split(",")} if wanted.stages != ALL else None
+    return Plan(
+        stages=None if names is None else tuple(name for name in STAGES if name in names),
+        layers=_layers(wanted.layers),
+        decode_steps=wanted.decode_steps,
+    )
+
+
+def _layers(text: str) -> tuple[int, ...] | None:
+    numbers = [each.strip() for each in text.split(",")]
+    if all(each.isdecimal() for each in numbers):
+        return parse_layers([int(each) for each in numbers])
+    return parse_layers(text)
+
+
+def _inputs(fed: tuple[str, Any], session: Session) -> TokenInputs:
+    name, value = fed
+    if name == "tokens":
+        ids = [each.strip() for each in value.split(",")]
+        if not all(each.isdecimal() for each in ids):
+            msg = f"--tokens {value} are no token ids"
+            raise ContractError(msg, expected="numbers with commas between: 3838,374,220")
+        value = tuple(map(int, ids))
+    elif name == "file":
+        value = str(value.resolve())
+    return token_inputs(InputSpec(**{"name": name, "line": 0, name: value}), session, Path.cwd())
+
+
+def _options(wanted: Wanted) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in wanted.options:
+        name, equals, value = each.partition("=")
+        if not equals:
+            msg = f"--option {each} gives no value"
+            raise ContractError(msg, expected="name=value, for example dtype=bfloat16")
+        found[name] = parse(value.encode(), Path(f"--option {name}")).data
+    known = dict(engine(wanted.engine).options)
+    shape = Shape({"type": "object", "additionalProperties": False, "properties": known})
+    for problem in shape.violations(found):
+        expected = f"{yaml_path(problem.at)}: {problem.expected}"
+        raise ContractError(problem.what, expected=expected, remedy=problem.remedy)
+    return found

@@ -1,0 +1,113 @@
+"""What `pytest-falsify compare` reads and prints; the commands themselves are in ``captures``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.captures.folder import read_captures
+from pytest_falsify.captures.unstated import FLAT, agreed, states_inputs
+from pytest_falsify.checks.side_by_side import Conclusion, Standing
+from pytest_falsify.contracts.loader import parse, read
+from pytest_falsify.errors import ContractError
+from pytest_falsify.report.comparison import comparison_json, comparison_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_falsify.captures.capture import Capture
+
+ON_THE_LINE = Path("--expect")
+_WORDS = {Standing.WITHIN: "within", Standing.BEYOND: "beyond", Standing.UNDECIDED: "undecided"}
+
+
+def read_sides(
+    paths: Mapping[str, Path], *, ignore_unknown: bool
+) -> tuple[dict[str, Capture], tuple[str, ...]]:
+    """Return the captures by role with what their formats leave out, and what was supplied.
+
+    Raises:
+        FalsifyError: when one cannot be read, or they are not of one population.
+    """
+    found = {
+        role: read_captures(path, ignore_unknown=ignore_unknown) for role, path in paths.items()
+    }
+    notes = tuple(note for role, each in found.items() for note in _notes(role, each))
+    return dict(zip(found, agreed(list(found.values())), strict=True)), notes
+
+
+def read_expectations(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Return limits from YAML texts and files, the later over the earlier, or None for none.
+
+    A file may have them under ``expect:``, as a falsifier does.
+
+    Raises:
+        ContractError: when one is not a mapping of metrics.
+    """
+    limits: dict[str, Any] = {}
+    for text in texts:
+        for metric, sides in _expectation(text).items():
+            known = limits.get(metric, {})
+            limits[metric] = {**known, **sides} if isinstance(sides, dict) else sides
+    return limits or None
+
+
+def rendered(
+    conclusion: Conclusion, sides: Mapping[str, Path], notes: Sequence[str], *, is_full: bool
+) -> list[str]:
+    """Return what a person reads: the conclusion first, then the table."""
+    calibration = conclusion.calibration
+    mark = f" ({calibration})" if calibration == "uncalibrated" else ""
+    lines = [f"{_WORDS[conclusion.standing]}{mark}: {conclusion.reason}"]
+    lines += [f"  {role + ':':<9} {path}" for role, path in sides.items()]
+    lines += [f"  note:     {note}" for note in notes]
+    if conclusion.judged.comparison.sites:
+        lines += ["", *comparison_table(conclusion.judged, is_full=is_full)]
+    return lines
+
+
+def as_json(
+    conclusion: Conclusion,
+    sides: Mapping[str, Path],
+    captures: Mapping[str, Capture],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Return what a program reads; numbers that are not finite are strings."""
+    compared = comparison_json(conclusion.judged)
+    return {
+        "standing": _WORDS[conclusion.standing],
+        "calibration": conclusion.calibration,
+        "reason": conclusion.reason,
+        "would_pass": conclusion.judged.advice or None,
+        "notes": list(notes),
+        "captures": {
+            role: {"path": str(path), "identity": captures[role].identity.digest}
+            for role, path in sides.items()
+        },
+        "missing": compared["missing"],
+        "sites": compared["sites"],
+    }
+
+
+def _notes(role: str, capture: Capture) -> list[str]:
+    notes = []
+    if not states_inputs(capture):
+        notes.append(f"the {role} does not say what it was fed; taken to be the same tokens")
+    flat = sum(each.dims == FLAT for each in capture.tensors.values())
+    if flat:
+        notes.append(f"{flat} tensors of the {role} state no shape; read token-major")
+    return notes
+
+
+def _expectation(text: str) -> dict[str, Any]:
+    path = Path(text)
+    is_inline = text.lstrip().startswith("{") or "\n" in text
+    document = parse(text.encode(), ON_THE_LINE) if is_inline else parse(read(path), path)
+    value = document.data
+    if isinstance(value, dict) and set(value) == {"expect"}:
+        value = value["expect"]
+    if not isinstance(value, dict):
+        msg = f"`{text}` holds no limits"
+        expected = "a mapping such as {rel_l2: {max: 1e-3}}, or a YAML file of one"
+        raise ContractError(msg, path=document.path, expected=expected)
+    return value
