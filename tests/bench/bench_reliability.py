@@ -1,10 +1,12 @@
 """What the ledger survives, in figures: ``python tests/bench/bench_reliability.py``.
 
-Exits with 1 when a promise is broken.
+Prints a table, and exits with 1 when a promise is broken. With ``--kills`` and ``--seed`` sessions
+can be killed in slices; names choose some of the benches.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import resource
@@ -13,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "ledger"))
 
+import reliability_sessions as sessions
 from ledger_samples import CAUGHT, CONTRACT, FALSIFIER, evidence, facts, observe
 
 from pytest_falsify.errors import LedgerError
@@ -30,6 +34,7 @@ from pytest_falsify.ledger.verify import verify
 KILLS = 200
 MUTATIONS = 10_000
 CONTRACTS, FALSIFIERS = 100, 1_000
+SECONDS, GIGABYTES = 20, 1.5
 
 WRITER = """
 import sys
@@ -55,14 +60,23 @@ for number in range(10_000):
 
 def main() -> int:
     """Print each figure, and return 1 when a promise is broken."""
-    broken = [name for name, bench in BENCHES.items() if not shown(name, bench)]
+    benches = BENCHES | {"sessions": None}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(benches), help=", ".join(benches))
+    parser.add_argument("--kills", type=int, default=KILLS, help="how many sessions are killed")
+    parser.add_argument("--seed", type=int, default=4, help="chooses the moments")
+    chosen = parser.parse_args()
+    benches["sessions"] = partial(sessions.kill_sessions, chosen.kills, chosen.seed)
+    print("| bench | kept | figures | seconds |\n|---|---|---|---:|")
+    broken = [name for name in chosen.names if not shown(name, benches[name])]
     return 1 if broken else 0
 
 
 def shown(name, bench):
     begun = time.perf_counter()
     is_kept, words = bench()
-    print(f"{'ok ' if is_kept else 'BROKEN'} {name}: {words} ({time.perf_counter() - begun:.1f} s)")
+    taken = time.perf_counter() - begun
+    print(f"| {name} | {'yes' if is_kept else '**NO**'} | {words} | {taken:.1f} |", flush=True)
     return is_kept
 
 
@@ -82,7 +96,9 @@ def kills():
             kept = {each.evidence.id for each in run.observations()}
             lost += len(reported - kept)
             lost += run.is_complete
-    return not (unreadable or lost), f"{KILLS} SIGKILLs, {unreadable} unreadable, {lost} lost"
+    return not (
+        unreadable or lost
+    ), f"{KILLS} SIGKILLs of a writer, {unreadable} unreadable, {lost} lost"
 
 
 def killed_writer(folder, run, seconds):
@@ -148,22 +164,25 @@ def seconds(action, times):
 
 
 def scale():
-    """Load, fold and diff 100,000 falsifiers with 3 records each, one contract after another."""
+    """Load, fold and diff 100,000 falsifiers with 3 records each, all at hand at once."""
     ids = [f"FALSIFY-X-{number:06d}" for number in range(FALSIFIERS)]
     entries = dict.fromkeys(ids, facts())
     records = [each for id_ in ids for each in three(id_)]
     text = to_text(fold(None, CONTRACT, entries, observe(*records)))
     seen = observe(*(evidence(falsifier=id_, faults=CAUGHT) for id_ in ids[:-10]))
     seen += observe(*(evidence("refuted", falsifier=id_, on="b") for id_ in ids[-10:]))
-    begun, changed = time.process_time(), 0
-    for _ in range(CONTRACTS):
-        before = parse(text)
-        after = fold(before, CONTRACT, entries, seen)
-        changed += len(diff({CONTRACT: before}, {CONTRACT: after}).changes)
+    names = [f"C-{number}" for number in range(CONTRACTS)]
+    begun = time.process_time()
+    before = {name: parse(text) for name in names}
+    loaded = time.process_time()
+    after = {name: fold(before[name], CONTRACT, entries, seen) for name in names}
+    folded = time.process_time()
+    changed = len(diff(before, after).changes)
     taken = time.process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    words = f"{taken:.1f} s of CPU, {peak:.2f} GB at most, {changed} changes found"
-    return taken < 20 and peak < 1.5 and changed == 10 * CONTRACTS, words
+    parts = f"load {loaded - begun:.1f} s, fold {folded - loaded:.1f} s"
+    words = f"{taken:.1f} s of CPU ({parts}), {peak:.2f} GB at most, {changed} changes found"
+    return taken < SECONDS and peak < GIGABYTES and changed == 10 * CONTRACTS, words
 
 
 def three(id_):
@@ -171,7 +190,15 @@ def three(id_):
     return [*live, evidence(falsifier=id_, target="tiny", source="algorithm")]
 
 
-BENCHES = {"kills": kills, "mutations": mutations, "appends": appends, "scale": scale}
+BENCHES = {
+    "writers": kills,
+    "mutations": mutations,
+    "appends": appends,
+    "scale": scale,
+    "disk full": sessions.disk_full,
+    "read-only": sessions.read_only,
+    "together": sessions.together,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
