@@ -31,29 +31,46 @@ FRESH = """
     sched shelve smtplib.SMTP socket.create_connection
 """
 HELD_OUT_SENTENCES = (
-    "The ferry left the harbour at nine, an hour late, with half of its passengers still "
-    "asleep and the other half arguing about the price of the tickets.",
-    "To prove that the square root of two is irrational, suppose that it equals p / q in "
-    "lowest terms; then p squared is twice q squared, so p is even, and so is q.",
-    "def fibonacci(n):\n    a, b = 0, 1\n    while a < n:\n        yield a\n        a, b = b, a + b",
-    "La pluie tombait depuis trois jours; le boulanger ouvrit quand meme sa boutique, car"
-    " le pain ne connait pas le temps.",
-    "SELECT name, COUNT(*) FROM visits WHERE year = 2021 GROUP BY name HAVING COUNT(*) > "
-    "3 ORDER BY 2 DESC LIMIT 10;",
+    (
+        "The ferry left the harbour at nine, an hour late, with half of its passengers still "
+        "asleep and the other half arguing about the price of the tickets."
+    ),
+    (
+        "To prove that the square root of two is irrational, suppose that it equals p / q in "
+        "lowest terms; then p squared is twice q squared, so p is even, and so is q."
+    ),
+    (
+        "def fibonacci(n):\n    a, b = 0, 1\n"
+        "    while a < n:\n        yield a\n        a, b = b, a + b"
+    ),
+    (
+        "La pluie tombait depuis trois jours; le boulanger ouvrit quand meme sa boutique, car"
+        " le pain ne connait pas le temps."
+    ),
+    (
+        "SELECT name, COUNT(*) FROM visits WHERE year = 2021 GROUP BY name HAVING COUNT(*) > "
+        "3 ORDER BY 2 DESC LIMIT 10;"
+    ),
     "0.1 0.22 0.333 0.4444 1e-5 6.02e23 3.14159 2.71828 1.41421 -17 42 0xff 1,000,000",
     "No no no no no no no no no no no no no no no no no no no no no no no no no no no no no.",
-    "Dear Sir, I have received your letter of the 3rd and regret to say that the violin "
-    "cannot be mended before the concert; I enclose the bow, which needed only hair.",
+    (
+        "Dear Sir, I have received your letter of the 3rd and regret to say that the violin "
+        "cannot be mended before the concert; I enclose the bow, which needed only hair."
+    ),
     '{"name": "probe", "ok": true, "items": [1, 2, 3], "nested": {"empty": {}, "none": null}}',
     "Water boils at a lower temperature on a mountain, because the air above it weighs less.",
 )
 FRESH_SENTENCES = (
-    "Three keys hung by the door: one for the cellar, one for the garden gate, and one "
-    "that nobody had ever seen used.",
+    (
+        "Three keys hung by the door: one for the cellar, one for the garden gate, and one "
+        "that nobody had ever seen used."
+    ),
     "if (x == NULL) { return -1; } for (size_t i = 0; i < n; ++i) { sum += x[i] * y[i]; }",
     "Die Uhr am Rathaus ging seit Wochen falsch, doch niemand im Dorf richtete sich nach ihr.",
-    "Mix flour, salt and yeast; add water; knead for ten minutes; let it rise until it "
-    "has doubled.",
+    (
+        "Mix flour, salt and yeast; add water; knead for ten minutes; let it rise until it "
+        "has doubled."
+    ),
     "| a | b | c |\n|---|---|---|\n| 1 | 2 | 3 |\n| 4 | 5 | 6 |\n| 7 | 8 | 9 |",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
     "The committee will meet on Thursday; members who cannot come may send their vote by post.",
