@@ -27,6 +27,7 @@ from pytest_falsify.checks.verdict import (
     nothing_compared,
     worst,
 )
+from pytest_falsify.compare.comparison import counting
 from pytest_falsify.compare.limits import (
     LIMITS_SCHEMA,
     Limits,
@@ -100,7 +101,7 @@ class _Rule:
         noise: Mapping[str, Any],
     ) -> None:
         self._subject, self._oracle, control = captures
-        self._compare = compare
+        self._compare = counting(compare, limits.tolerances) if limits else compare
         self._limits = limits
         self._ratios = {key: value for key, value in noise.items() if key != "control"}
         self._control = compare(control, self._oracle) if control is not None else None

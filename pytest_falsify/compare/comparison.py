@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
 from pytest_falsify.compare.align import TOKENS, align
+from pytest_falsify.compare.counting import tally
 from pytest_falsify.compare.kernels import pair_sums
 from pytest_falsify.compare.statistics import PairStatistics
 from pytest_falsify.errors import AlignmentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor
     from pytest_falsify.compare.rows import RowSums
+    from pytest_falsify.compare.tally import Tolerance
     from pytest_falsify.stages.vocabulary import Site
 
 
@@ -166,6 +168,40 @@ def compare_tensors(
         positions=subject.positions,
         dtypes=(str(subject.array.dtype), str(oracle.array.dtype)),
     )
+
+
+def counting(
+    compare: Callable[[Capture, Capture], Comparison], tolerances: Iterable[Tolerance]
+) -> Callable[[Capture, Capture], Comparison]:
+    """Return a way to compare that also counts what goes beyond each tolerance.
+
+    It is a second pass over the tensors, which the other metrics do not need.
+    """
+    wanted = tuple(tolerances)
+    if not wanted:
+        return compare
+
+    def compared(subject: Capture, oracle: Capture) -> Comparison:
+        comparison = compare(subject, oracle)
+        sites = (
+            _counted(each, subject.tensors[each.site], oracle.tensors[each.site], wanted)
+            for each in comparison.sites
+        )
+        return replace(comparison, sites=tuple(sites))
+
+    return compared
+
+
+def _counted(
+    site: SiteComparison,
+    subject: CapturedTensor,
+    oracle: CapturedTensor,
+    tolerances: tuple[Tolerance, ...],
+) -> SiteComparison:
+    if site.total.is_empty:
+        return site
+    y, x = align(subject, oracle)
+    return replace(site, total=replace(site.total, tally=tally(x, y, tolerances)))
 
 
 def _row_length(shape: tuple[int, ...]) -> int:

@@ -7,103 +7,42 @@ from decimal import ROUND_CEILING, Context, Decimal, localcontext
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.compare.metrics import METRICS, Metric
+from pytest_falsify.compare.tally import Tolerance
 from pytest_falsify.errors import ContractError
 from pytest_falsify.stages.vocabulary import STAGES, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from pytest_falsify.compare.comparison import Comparison, SiteComparison
     from pytest_falsify.stages.vocabulary import Site
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """A number that a contract can limit.
-
-    Attributes:
-        sides: the limits that mean something: ``max``, ``min`` or both.
-        observe: its value at a site.
-        place: where to look: the worst row unless it says otherwise.
-        centre: the value it has for a perfect subject; tolerances are rounded from there.
-    """
-
-    sides: tuple[str, ...]
-    observe: Callable[[SiteComparison], float]
-    place: Callable[[SiteComparison], Mapping[str, int]] = lambda site: site.worst_position
-    centre: int = 0
-    description: str
-
-
-METRICS: Mapping[str, Metric] = {
-    "rel_l2": Metric(
-        sides=("max",),
-        observe=lambda site: site.total.rel_l2,
-        description="|subject - oracle| / |oracle| over the whole tensor",
-    ),
-    "worst_row": Metric(
-        sides=("max",),
-        observe=lambda site: site.worst_row.rel_l2,
-        description="the relative L2 error of the worst row: one token, one head of one token",
-    ),
-    "cosine": Metric(
-        sides=("min",),
-        observe=lambda site: site.total.cosine,
-        centre=1,
-        description="the cosine of the angle between subject and oracle; blind to scale",
-    ),
-    "scale": Metric(
-        sides=("min", "max"),
-        observe=lambda site: site.total.scale,
-        centre=1,
-        description="the factor by which the oracle fits the subject best",
-    ),
-    "max_abs": Metric(
-        sides=("max",),
-        observe=lambda site: site.total.max_abs,
-        place=lambda site: site.largest_position,
-        description="the largest absolute difference",
-    ),
-    "mean_abs": Metric(
-        sides=("max",),
-        observe=lambda site: site.total.mean_abs,
-        description="the mean absolute difference",
-    ),
-    "nmse_db": Metric(
-        sides=("max",),
-        observe=lambda site: site.total.nmse_db,
-        description="the relative L2 error in decibels: 20 log10",
-    ),
-    "ulp": Metric(
-        sides=("max",),
-        observe=lambda site: site.total.max_ulp,
-        place=lambda site: site.row_position(int(site.rows.column("max_ulp").argmax())),
-        description="the largest difference in units in the last place of the coarser dtype",
-    ),
-    "mismatched": Metric(
-        sides=("max",),
-        observe=lambda site: site.total.mismatched,
-        place=lambda site: site.row_position(int((site.rows.column("mismatched") > 0).argmax())),
-        description="how many values differ in their bits",
-    ),
-}
 STAGES_KEY = "stages"
+TOLERANCE = ("atol", "rtol")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """One bound of one metric: ``side`` is ``max`` or ``min``."""
+    """One bound of one metric: ``side`` is ``max`` or ``min``; ``exceeds`` has a tolerance."""
 
     metric: str
     side: str
     value: float
+    tolerance: Tolerance | None = None
+
+    def observed(self, site: SiteComparison) -> float:
+        """Return the metric's value at a site."""
+        return METRICS[self.metric].observe(site, self.tolerance)
 
     def allows(self, observed: float) -> bool:
         """Tell whether a value is within the limit; NaN never is."""
         return observed <= self.value if self.side == "max" else observed >= self.value
 
     def __str__(self) -> str:
-        return f"{self.metric}: {{{self.side}: {self.value:.6g}}}"
+        beside = "" if self.tolerance is None else f"{self.tolerance}, "
+        return f"{self.metric}: {{{beside}{self.side}: {self.value:.6g}}}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +65,12 @@ class Limits:
             return stated or (Limit(metric="mismatched", side="max", value=0),)
         replaced = {limit.metric for limit in own}
         return own + tuple(limit for limit in self.default if limit.metric not in replaced)
+
+    @property
+    def tolerances(self) -> tuple[Tolerance, ...]:
+        """What has to be counted before these limits can be judged: see ``counting``."""
+        every = (self.default, *self.stages.values())
+        return tuple({each.tolerance for limits in every for each in limits if each.tolerance})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,12 +172,17 @@ def smallest_passing(comparison: Comparison, limits: Limits) -> Tolerances:
             group = (
                 value if stage is None else value.setdefault(STAGES_KEY, {}).setdefault(stage, {})
             )
-            group.setdefault(limit.metric, {})[limit.side] = tolerance
+            group.setdefault(limit.metric, _beside(limit))[limit.side] = tolerance
     return Tolerances(value=value, hopeless=tuple(dict.fromkeys(hopeless)))
 
 
+def _beside(limit: Limit) -> dict[str, float]:
+    tolerance = limit.tolerance
+    return {} if tolerance is None else {"atol": tolerance.atol, "rtol": tolerance.rtol}
+
+
 def _violation(site: SiteComparison, limit: Limit) -> Violation | None:
-    observed = METRICS[limit.metric].observe(site)
+    observed = limit.observed(site)
     if site.total.is_sound and limit.allows(observed):
         return None
     place = METRICS[limit.metric].place if site.total.is_sound else _stray_position
@@ -273,7 +223,7 @@ def _judged_together(
 def _tolerance(limit: Limit, sites: list[SiteComparison]) -> float | None:
     """Return the tightest bound that all sites keep, or None when there is none."""
     metric = METRICS[limit.metric]
-    found = [metric.observe(site) for site in sites]
+    found = [limit.observed(site) for site in sites]
     if not all(site.total.is_sound for site in sites) or not all(each < inf for each in found):
         return None
     worst = max(found) if limit.side == "max" else min(found)
@@ -293,14 +243,23 @@ def _parse_metric(name: str, sides: Any) -> Iterator[Limit]:
     if metric is None:
         msg = f"unknown metric `{name}`"
         raise ContractError(msg, expected=f"one of {', '.join(METRICS)}")
-    if not isinstance(sides, dict) or not sides or not set(sides) <= set(metric.sides):
+    beside = TOLERANCE if metric.has_tolerance else ()
+    known = {*metric.sides, *beside}
+    if not isinstance(sides, dict) or not set(beside) < set(sides) <= known:
         msg = f"`{name}: {sides}` is not a limit"
-        raise ContractError(msg, expected=f"{name}: {{{': ..., '.join(metric.sides)}: ...}}")
+        names = (*beside, *metric.sides)
+        raise ContractError(msg, expected=f"{name}: {{{': ..., '.join(names)}: ...}}")
     for side, value in sides.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
             msg = f"`{name}.{side}: {value}` is not a limit"
             raise ContractError(msg, expected="a finite number")
-        yield Limit(metric=name, side=side, value=value)
+        if side in beside and value < 0:
+            msg = f"`{name}.{side}: {value}` is negative"
+            raise ContractError(msg, expected="a number that is not")
+    tolerance = Tolerance(atol=sides["atol"], rtol=sides["rtol"]) if beside else None
+    for side in sides:
+        if side not in beside:
+            yield Limit(metric=name, side=side, value=sides[side], tolerance=tolerance)
 
 
 def _flow(value: Any) -> str:
@@ -309,16 +268,21 @@ def _flow(value: Any) -> str:
     return "{" + ", ".join(f"{name}: {_flow(inner)}" for name, inner in value.items()) + "}"
 
 
-_METRIC_SCHEMAS: Mapping[str, Any] = {
-    name: {
+def _schema(metric: Metric) -> dict[str, Any]:
+    schema: dict[str, Any] = {
         "type": "object",
         "description": metric.description,
         "properties": {side: {"type": "number"} for side in metric.sides},
         "additionalProperties": False,
         "minProperties": 1,
     }
-    for name, metric in METRICS.items()
-}
+    if metric.has_tolerance:
+        schema["properties"] |= {name: {"type": "number", "minimum": 0} for name in TOLERANCE}
+        schema["required"] = [*TOLERANCE, *metric.sides]
+    return schema
+
+
+_METRIC_SCHEMAS: Mapping[str, Any] = {name: _schema(each) for name, each in METRICS.items()}
 
 LIMITS_SCHEMA: Mapping[str, Any] = {
     "type": "object",

@@ -14,6 +14,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.compare.tally import Tally, merge_tallies
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -37,6 +39,7 @@ class PairStatistics:
             integers the largest difference.
         max_abs_d: the largest |d| of the finite pairs.
         where: the index of the first non-finite mismatch, else of the largest |d|.
+        tally: counts that were asked for, or None.
     """
 
     n: int = 0
@@ -54,6 +57,7 @@ class PairStatistics:
     sum_d: float = 0.0
     sum_xd: float = 0.0
     max_abs_d: float = 0.0
+    tally: Tally | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -171,7 +175,10 @@ class PairStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored facts as a JSON value; a number that is not finite becomes a word."""
-        return {each.name: _spelled(getattr(self, each.name)) for each in fields(self)}
+        facts = {each.name: getattr(self, each.name) for each in fields(self)}
+        counts = facts.pop("tally")
+        spelled = {name: _spelled(fact) for name, fact in facts.items()}
+        return spelled if counts is None else spelled | {"tally": counts.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PairStatistics:
@@ -183,6 +190,8 @@ class PairStatistics:
         facts: dict[str, Any] = {
             name: float(fact) if isinstance(fact, str) else fact for name, fact in value.items()
         }
+        if "tally" in facts:
+            facts["tally"] = Tally.from_json(facts["tally"])
         return cls(**facts)
 
 
@@ -191,7 +200,10 @@ SUMS = ("sum_x2", "sum_y2", "sum_d2", "sum_abs_d", "sum_d", "sum_xd")
 
 
 def merge_all(parts: Iterable[PairStatistics]) -> PairStatistics:
-    """Return the statistics of all parts one after the other; each sum is rounded once."""
+    """Return the statistics of all parts one after the other; each sum is rounded once.
+
+    Counts that were not made of every part are not known of the whole.
+    """
     every = tuple(parts)
     facts: dict[str, Any] = {name: sum(getattr(part, name) for part in every) for name in COUNTS}
     facts |= {name: exact_sum(getattr(part, name) for part in every) for name in SUMS}
@@ -200,7 +212,14 @@ def merge_all(parts: Iterable[PairStatistics]) -> PairStatistics:
         max_ulp=max((part.max_ulp for part in every), default=0),
         max_abs_d=max((part.max_abs_d for part in every), default=0.0),
         where=_first_worst(every),
+        tally=_merged_tally(every),
     )
+
+
+def _merged_tally(parts: tuple[PairStatistics, ...]) -> Tally | None:
+    counted = [part.tally for part in parts if not part.is_empty]
+    known = [each for each in counted if each is not None]
+    return merge_tallies(known) if known and len(known) == len(counted) else None
 
 
 def exact_sum(values: Iterable[float]) -> float:

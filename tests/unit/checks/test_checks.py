@@ -142,6 +142,16 @@ def test_parity_says_what_would_have_passed(site):
     assert again.outcome is HELD
 
 
+def test_parity_counts_what_goes_beyond_a_stated_tolerance():
+    good = make_capture()
+    bad = make_capture(values=changed(SITES[1], (2, 3), 9.0))
+    limit = {"atol": 1e-5, "rtol": 1e-3, "max": 0}
+    assert judge("parity", good, good, expect={"exceeds": limit}).outcome is HELD
+    assert judge("parity", bad, good, expect={"exceeds": limit}).outcome is REFUTED
+    one = judge("parity", bad, good, expect={"exceeds": limit | {"max": 1}})
+    assert one.judged[0].violations == ()
+
+
 def test_deterministic_compares_every_run_with_the_first(site):
     odd = make_capture(values=changed(site, (0, 0), 1.5))
 

@@ -1,5 +1,7 @@
 """Limits refuse what goes beyond them, and say what would have passed."""
 
+from types import SimpleNamespace
+
 import jsonschema
 import numpy as np
 import pytest
@@ -7,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_falsify.captures.capture import CapturedTensor
-from pytest_falsify.compare.comparison import Comparison, compare_tensors
+from pytest_falsify.compare.comparison import Comparison, compare_tensors, counting
 from pytest_falsify.compare.limits import (
     LIMITS_SCHEMA,
-    METRICS,
     Limit,
     parse_limits,
     smallest_passing,
     violations,
 )
+from pytest_falsify.compare.metrics import METRICS
+from pytest_falsify.compare.tally import Tolerance
 from pytest_falsify.errors import ContractError, FalsifyError
 from pytest_falsify.stages.vocabulary import Site
 
@@ -25,6 +28,7 @@ EMBEDDING, ATTENTION, INDICES = (
     Site(0, 0, "moe_router_indices"),
 )
 ORACLE = np.random.default_rng(0).standard_normal((4, 8))
+LOOSEST = (Tolerance(atol=1e9, rtol=10),)
 LOOSE = {
     "rel_l2": {"max": 10},
     "worst_row": {"max": 10},
@@ -35,6 +39,7 @@ LOOSE = {
     "nmse_db": {"max": 100},
     "ulp": {"max": 2**63},
     "mismatched": {"max": 10**9},
+    "exceeds": {"atol": 1e9, "rtol": 10, "max": 10**9},
 }
 
 
@@ -44,16 +49,22 @@ def tensor(array):
     )
 
 
-def comparison(*pairs):
-    sites = tuple(
-        compare_tensors(tensor(subject), tensor(oracle), site=site)
-        for site, subject, oracle in pairs
-    )
-    return Comparison(sites=sites, missing=(), subject="s", oracle="o")
+def comparison(*pairs, tolerances=LOOSEST):
+    subject = SimpleNamespace(tensors={site: tensor(array) for site, array, _ in pairs})
+    oracle = SimpleNamespace(tensors={site: tensor(array) for site, _, array in pairs})
+
+    def compare(subject, oracle):
+        sites = (
+            compare_tensors(each, oracle.tensors[site], site=site)
+            for site, each in subject.tensors.items()
+        )
+        return Comparison(sites=tuple(sites), missing=(), subject="s", oracle="o")
+
+    return counting(compare, tolerances)(subject, oracle)
 
 
-def of(subject, oracle=ORACLE, site=ATTENTION):
-    return comparison((site, subject, oracle))
+def of(subject, oracle=ORACLE, site=ATTENTION, **options):
+    return comparison((site, subject, oracle), **options)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +179,47 @@ def test_the_smallest_passing_limits_pass_and_are_tight(shift, noise, seed):
     assert tightest.hopeless == ()
     assert violations(found, parse_limits(tightest.value)) == ()
     for metric, sides in tightest.value.items():
-        for side, value in sides.items() if metric != "stages" else ():
+        for side, value in sides.items() if metric not in {"stages", "exceeds"} else ():
             centre = METRICS[metric].centre
             towards = -1 if side == "max" else 1
             inwards = value + towards * max(0.02 * abs(value - centre), 1e-9)
             assert violations(found, parse_limits({metric: {side: inwards}})), (metric, side)
+
+
+def test_values_beyond_a_tolerance_are_allowed_up_to_a_number():
+    stated = {"exceeds": {"atol": 1e-5, "rtol": 1e-3, "max": 2}}
+    limits = parse_limits(stated)
+    assert limits.tolerances == (Tolerance(atol=1e-5, rtol=1e-3),)
+    subject = ORACLE.copy()
+    subject[0, :2] *= 1.01
+    assert violations(of(subject, tolerances=limits.tolerances), limits) == ()
+    subject[2, 3] += 1
+    found = of(subject, tolerances=limits.tolerances)
+    (violation,) = violations(found, limits)
+    assert (violation.observed, violation.position) == (3, {"t": 7, "d": 3})
+    assert str(violation.limit) == "exceeds: {atol: 1e-05, rtol: 0.001, max: 2}"
+    tightest = smallest_passing(found, limits).value
+    assert tightest == {"exceeds": {"atol": 1e-5, "rtol": 1e-3, "max": 3}}
+    assert violations(found, parse_limits(tightest)) == ()
+
+
+def test_a_stage_can_have_its_own_tolerance():
+    own = {"exceeds": {"atol": 0, "rtol": 0.5, "max": 0}}
+    limits = parse_limits(
+        {"exceeds": {"atol": 0, "rtol": 0, "max": 0}, "stages": {"attention": own}}
+    )
+    found = comparison(
+        (EMBEDDING, 1.1 * ORACLE, ORACLE),
+        (ATTENTION, 1.1 * ORACLE, ORACLE),
+        tolerances=limits.tolerances,
+    )
+    assert [each.site for each in violations(found, limits)] == [EMBEDDING]
+
+
+def test_what_was_not_counted_breaks_its_limit():
+    limits = parse_limits({"exceeds": {"atol": 1, "rtol": 1, "max": 100}})
+    assert violations(of(ORACLE, tolerances=()), limits)
+    assert violations(of(ORACLE), limits)
 
 
 def test_no_limit_lets_a_nan_pass():
@@ -207,6 +254,12 @@ def test_equal_tensors_keep_a_limit_in_decibels_as_it_was_stated():
         {"rel_l2": {"max": "1e-3"}},
         {"rel_l2": {"max": True}},
         {"rel_l2": {"max": 1}, "stages": {"attention": {"nope": {"max": 1}}}},
+        {"rel_l2": {"max": 1, "atol": 1, "rtol": 1}},
+        {"exceeds": {"max": 0}},
+        {"exceeds": {"atol": 1, "max": 0}},
+        {"exceeds": {"atol": 1, "rtol": 1}},
+        {"exceeds": {"atol": -1, "rtol": 1, "max": 0}},
+        {"exceeds": {"atol": 1, "rtol": 1, "max": 0, "min": 0}},
     ],
 )
 def test_what_is_not_a_limit_is_refused_by_the_parser_and_by_the_schema(stated):
