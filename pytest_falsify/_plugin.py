@@ -83,6 +83,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "one a line: whatever else is skipped fails, and so does a line that is blocked no more",
     )
     parser.addini("falsify_evidence", "the folder of the evidence ledgers", default="evidence")
+    parser.addini(
+        "falsify_allowed_signers",
+        "ssh-keygen's file of those who may sign evidence, for the gate",
+        default="",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -307,8 +307,11 @@ def _gate_of(config: pytest.Config, places: Places) -> Gate | None:
     demanded = config.getoption("--falsify-gate")
     if demanded is None:
         return None
+    named = config.getini("falsify_allowed_signers")
+    signers = places.root / named if named else None
     try:
-        return Gate(demanded=demanded, waivers=waivers.read(places.waivers))
+        found = waivers.read(places.waivers)
+        return Gate(demanded=demanded, waivers=found, allowed_signers=signers)
     except LedgerError as error:
         raise pytest.UsageError(str(error)) from None
 

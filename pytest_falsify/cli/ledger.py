@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_falsify._gate import signature_problems
 from pytest_falsify.cli.shared import (
     contracts_of,
     contracts_option,
@@ -37,7 +38,7 @@ from pytest_falsify.report import ledger_diff
 from pytest_falsify.report.summary import summary_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.errors import FalsifyError
@@ -196,7 +197,7 @@ def gate(  # noqa: PLR0917 - click passes them by name
 ) -> None:
     """Let pass only what is on file as it is demanded; status 1 and the reasons otherwise."""
     heads, problems = verify_folder(evidence)
-    problems = (*problems, *_signature_problems(heads, allowed_signers))
+    problems = (*problems, *signature_problems(heads, allowed_signers))
     decision = gates.gate(
         heads,
         facts_of(contracts_of(contracts)),
@@ -216,20 +217,6 @@ def gate(  # noqa: PLR0917 - click passes them by name
         click.echo(f"the gate is shut: {len(decision.denials)} reasons")
         sys.exit(DENIED)
     click.secho("the gate is open", fg="green")
-
-
-def _signature_problems(
-    ledgers: Mapping[str, Ledger], allowed_signers: Path | None
-) -> Iterator[LedgerError]:
-    """What is wrong with signatures; where some are demanded, somebody must say who may sign."""
-    if allowed_signers is not None:
-        yield from wrong_signatures(ledgers, allowed_signers)
-        return
-    for ledger in ledgers.values():
-        for falsifier, block in ledger.blocks.items():
-            if block.discharge.signed:
-                msg = f"{falsifier} demands signatures, and nobody says who may sign"
-                raise LedgerError(msg, remedy="give --allowed-signers FILE")
 
 
 def _words(denial: gates.Denial) -> str:

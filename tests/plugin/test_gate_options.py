@@ -127,6 +127,22 @@ def test_the_gate_does_not_pass_over_a_ledger_that_cannot_be_read(project):
     ran.result.stdout.fnmatch_lines(["denied: evidence/C-ONE.json:*", "denied: gate: *"])
 
 
+def test_where_signatures_are_demanded_the_gate_asks_who_may_sign(project):
+    _live(project)
+    contract = project.path / "contracts/one.yaml"
+    text = contract.read_text().replace("  check:", "  discharge: {signed: true}\n  check:")
+    contract.write_text(text)
+
+    ran = project.run("contracts", "--falsify-gate")
+
+    assert ran.result.ret == 1
+    ran.result.stdout.fnmatch_lines(["denied: gate: FALSIFY-A-1 demands signatures*"])
+    (project.path / "signers").write_text("")
+    ini = (project.path / "tox.ini").read_text()
+    (project.path / "tox.ini").write_text(f"{ini}\nfalsify_allowed_signers = signers\n")
+    assert project.run("contracts", "--falsify-gate").result.ret == 0
+
+
 # What the device is, is a fixture's word here: there may be no GPU.
 DEVICE = """
 @pytest.fixture
