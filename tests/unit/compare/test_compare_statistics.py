@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -168,6 +169,20 @@ def test_one_minus_cosine_keeps_its_digits_when_sums_are_kept_in_float32(noise):
     expected = measure(x.astype(np.float64).ravel(), y.astype(np.float64).ravel())
     found = pair_sums(x, y, row_length=512).total()
     assert found.one_minus_cosine == pytest.approx(expected.one_minus_cosine, rel=1e-5)
+
+
+@given(st.floats(1e-7, 1e-3), st.floats(-1, 1), st.floats(-2e-7, 2e-7))
+def test_a_float32_rounding_of_the_sums_does_not_reach_one_minus_cosine(size, along, rounding):
+    """|y| - |x| of two rounded norms would bring 1e-7 squared into a result of size squared."""
+    x2, d2, xd = 1.0, size**2, along * size
+    y2 = x2 + 2 * xd + d2
+    found = PairStatistics(n=1, finite=1, mismatched=1, max_ulp=1, max_abs_d=size)
+    found = replace(found, sum_x2=x2, sum_d2=d2, sum_xd=xd, sum_y2=y2 * (1 + rounding))
+    squared = (Fraction(x2) + Fraction(xd)) ** 2 / (
+        Fraction(x2) * (1 + 2 * Fraction(xd) + Fraction(size) ** 2)
+    )
+    expected = float(1 - squared) / (1 + math.sqrt(squared))
+    assert found.one_minus_cosine == pytest.approx(expected, rel=1e-5, abs=1e-5 * size**2)
 
 
 def test_scale_sees_what_the_cosine_does_not():
