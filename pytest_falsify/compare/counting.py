@@ -20,6 +20,8 @@ PASS = 1 << 16
 """Values looked at together."""
 POWERS = np.uint64(1) << np.arange(63, dtype=np.uint64)
 """Where the buckets begin, but for the first, which holds the distance 0 alone."""
+MANTISSA, BELOW_ONE = 52, 1022
+"""The bits of a float64's mantissa, and the biased exponent of the floats just below 1."""
 
 
 def tally(x: Array, y: Array, tolerances: Iterable[Tolerance] = ()) -> Tally:
@@ -49,6 +51,17 @@ def _counted(x: Array, y: Array, tolerances: tuple[Tolerance, ...]) -> Tally:
             each: int(x.size - (difference <= each.atol + each.rtol * magnitude).sum())
             for each in tolerances
         }
-        distances = steps(x[is_finite], y[is_finite])
-    buckets = np.searchsorted(POWERS, distances.astype(np.uint64), side="right")
-    return Tally(n=x.size, ulps=tuple(np.bincount(buckets).tolist()), exceeds=exceeds)
+        if not is_finite.all():
+            x, y = x[is_finite], y[is_finite]
+        ulps = np.bincount(_bit_lengths(steps(x, y)))
+    return Tally(n=is_finite.size, ulps=tuple(ulps.tolist()), exceeds=exceeds)
+
+
+def _bit_lengths(numbers: Array) -> Array:
+    """Return how many binary digits each unsigned integer has; 0 has none."""
+    if numbers.itemsize == POWERS.itemsize:
+        places: Array = np.searchsorted(POWERS, numbers, side="right")
+        return places
+    exponents = numbers.astype(FLOAT64).view(np.int64) >> MANTISSA
+    lengths: Array = np.maximum(exponents - BELOW_ONE, 0)
+    return lengths

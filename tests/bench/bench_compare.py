@@ -13,9 +13,11 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from compare_peers import installed
+from compare_peers import load_peers
 
 from pytest_falsify.compare import kernels
+from pytest_falsify.compare.counting import tally
+from pytest_falsify.compare.tally import Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 CHANNELS = 4096
 SMALL = 576
-SMALL_ROUNDS = 3000
+SMALL_ROUNDS = 5000
+TOLERANCE = Tolerance(atol=1e-5, rtol=1e-3)
 
 
 def minima(actions: dict[str, Action], rounds: int) -> dict[str, float]:
@@ -78,8 +81,10 @@ def main() -> None:
         "ours, NumPy, totals": lambda: plain(x, y, x.size),
         "ours, NumPy, per row": lambda: plain(x, y, CHANNELS),
         "ours, equal bits, per row": lambda: kernels.pair_sums(x, x, row_length=CHANNELS),
+        "ours, second pass for counts": lambda: tally(x, y, [TOLERANCE]),
     }
-    actions |= {name: (lambda passes=passes: passes(x, y)) for name, passes in installed().items()}
+    peers, absent = load_peers()
+    actions |= {name: (lambda passes=passes: passes(x, y)) for name, passes in peers.items()}
     for action in list(actions.values())[: 4 if has_fast else 1]:
         action()
     times = minima(actions, arguments.rounds)
@@ -91,11 +96,17 @@ def main() -> None:
             f"| {name} | {seconds * 1e3:.0f} | {2 * x.nbytes / seconds / 1e9:.2f} "
             f"| {limit / seconds:.0%} |"
         )
+    print("".join(f"| {name} | not installed | | |\n" for name in absent), end="")
     a, b = x.reshape(-1)[:SMALL], y.reshape(-1)[:SMALL]
     small = minima(
         {
             "np.allclose": lambda: np.allclose(a, b),
-            "ours": lambda: kernels.pair_sums(a, b, row_length=SMALL),
+            "ours, one row": lambda: kernels.pair_sums(a, b, row_length=SMALL),
+            "ours, 9 rows": lambda: kernels.pair_sums(a, b, row_length=SMALL // 9),
+            "ours, one row, counts as well": lambda: (
+                kernels.pair_sums(a, b, row_length=SMALL),
+                tally(a, b, [TOLERANCE]),
+            ),
             "torch assert_close, passing": lambda: torch.testing.assert_close(
                 torch.from_numpy(a), torch.from_numpy(b), rtol=1, atol=1
             ),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from compare_peers import installed
+from compare_peers import load_peers
 from detect_texts import texts
 
 from pytest_falsify.captures.capture import TokenInputs
@@ -294,7 +294,8 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    tally = Tally({} if arguments.no_peers else installed())
+    peers, absent = ({}, ()) if arguments.no_peers else load_peers()
+    tally = Tally(peers)
     for index, (text, runs) in enumerate(captures(arguments.texts)):
         if index >= arguments.most:
             break
@@ -302,6 +303,7 @@ def main() -> None:
         if index < arguments.faulty:
             tally.faulty(text, runs)
     tally.print()
+    print(f"\nnot installed: {', '.join(absent) or 'none of the peers'}")
 
 
 if __name__ == "__main__":

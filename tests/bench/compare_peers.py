@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,10 +86,10 @@ def _polygraphy(compare: Any) -> Passes:
 
 
 def msprobe() -> Passes:
-    from msprobe.core.compare.multiprocessing_compute import check_accuracy
-    from msprobe.core.compare.npy_compare import compare_ops_apply, handle_inf_nan
-
     logging.disable(logging.CRITICAL)
+    with redirect_stdout(StringIO()):
+        from msprobe.core.compare.multiprocessing_compute import check_accuracy
+        from msprobe.core.compare.npy_compare import compare_ops_apply, handle_inf_nan
 
     def passes(x: Array, y: Array) -> bool:
         with np.errstate(all="ignore"):
@@ -124,12 +126,12 @@ PEERS: dict[str, Callable[[], Passes]] = {
 }
 
 
-def installed() -> dict[str, Passes]:
-    """Return the peers that can be imported here; say which cannot."""
+def load_peers() -> tuple[dict[str, Passes], tuple[str, ...]]:
+    """Return the peers that can be imported here, and the names of those that cannot."""
     found = {}
     for name, load in PEERS.items():
         try:
             found[name] = load()
-        except ImportError as error:
-            print(f"(not installed: {name}: {error})")
-    return found
+        except ImportError:
+            continue
+    return found, tuple(name for name in PEERS if name not in found)
