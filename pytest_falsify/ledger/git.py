@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import LedgerError
-from pytest_falsify.ledger.document import parse
+from pytest_falsify.ledger.document import many_ledgers, parse
 from pytest_falsify.ledger.status import Status, judge
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def ledgers_at(ref: str, folder: Path) -> dict[str, Ledger]:
         LedgerError: when there is no such commit, or a ledger in it cannot be read.
     """
     texts = dict(_texts(ref, folder))
-    ledgers = [parse(text, f"{ref}:{path}", any_words=True) for path, text in texts.items()]
+    with many_ledgers():
+        ledgers = [parse(text, f"{ref}:{path}", any_words=True) for path, text in texts.items()]
     return {each.contract: each for each in ledgers}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import LedgerError
-from pytest_falsify.ledger.document import parse, to_text
+from pytest_falsify.ledger.document import many_ledgers, parse, to_text
 from pytest_falsify.ledger.store import ledger_path, read_text
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ def verify_folder(folder: Path) -> tuple[dict[str, Ledger], tuple[LedgerError, .
     """Return the readable ledgers of a folder by contract, and everything that is wrong there."""
     ledgers: dict[str, Ledger] = {}
     problems: list[LedgerError] = []
-    for path in sorted(folder.glob("*.json")):
-        ledger, wrong = verify(path)
-        problems.extend(wrong)
-        if ledger is not None:
-            ledgers[ledger.contract] = ledger
+    with many_ledgers():
+        for path in sorted(folder.glob("*.json")):
+            ledger, wrong = verify(path)
+            problems.extend(wrong)
+            if ledger is not None:
+                ledgers[ledger.contract] = ledger
     return ledgers, tuple(problems)
 
 

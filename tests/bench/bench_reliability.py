@@ -25,7 +25,7 @@ from ledger_samples import CAUGHT, CONTRACT, FALSIFIER, evidence, facts, observe
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.diff import diff
-from pytest_falsify.ledger.document import parse, to_text
+from pytest_falsify.ledger.document import many_ledgers, parse, to_text
 from pytest_falsify.ledger.journal import Journal, read_run, recover
 from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.store import read
@@ -173,7 +173,8 @@ def scale():
     seen += observe(*(evidence("refuted", falsifier=id_, on="b") for id_ in ids[-10:]))
     names = [f"C-{number}" for number in range(CONTRACTS)]
     begun = time.process_time()
-    before = {name: parse(text) for name in names}
+    with many_ledgers():
+        before = {name: parse(text) for name in names}
     loaded = time.process_time()
     after = {name: fold(before[name], CONTRACT, entries, seen) for name in names}
     folded = time.process_time()
