@@ -328,7 +328,7 @@ def _expected_blocked_of(config: pytest.Config) -> ExpectedBlocked | None:
 
 def skip_reason(longrepr: object) -> str:
     """Return why a report says that something was skipped."""
-    reason = longrepr[2] if isinstance(longrepr, tuple) else longrepr
+    reason = longrepr[2] if isinstance(longrepr, (tuple, list)) else longrepr
     return str(reason).removeprefix("Skipped: ").split(REMEDY)[0]
 
 

@@ -148,8 +148,9 @@ class FalsifySession:
 
         terminalreporter.section("falsify", sep="=")
         is_full = self.config.get_verbosity() > 0
-        for text, markup in summary_lines(self.run.folded, is_full=is_full):
-            terminalreporter.write_line(text, **markup)
+        if self.run.folded:
+            for text, markup in summary_lines(self.run.folded, is_full=is_full):
+                terminalreporter.write_line(text, **markup)
         for note in self.run.notes:
             terminalreporter.write_line(f"note: {note}")
         for reason in self.run.incomplete_because():

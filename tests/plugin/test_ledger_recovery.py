@@ -16,7 +16,6 @@ import pytest
 SLOW = """
 @pytest.fixture(autouse=True)
 def slow(request):
-    yield
     if request.node.name.startswith({first!r}):
         import time
         time.sleep(60)
@@ -175,6 +174,26 @@ def pytest_runtest_logreport(report):
 
     assert ran.result.ret == 3
     assert "PARTIAL" not in ran.statuses().values()
+
+
+def test_an_interrupted_session_promotes_nothing_and_ends_its_record(project):
+    project.contract("FALSIFY-A-1", "FALSIFY-A-2", "FALSIFY-A-3")
+    project.captures(FALSIFY_A_1=0.5)
+    _append(project, SLOW.format(first="FALSIFY-A-3"))
+    command = [sys.executable, "-m", "pytest", "--falsify", "contracts"]
+    with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE) as process:
+        while not any(len(_observed(each)) == 2 for each in _records(project)):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out = process.stdout.read().decode()
+
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert "nothing was promoted" in out
+    ledger = json.loads((project.path / "evidence/C-ONE.json").read_text())
+    statuses = [each["status"] for each in ledger["falsifiers"].values()]
+    assert statuses == ["FALSIFIED", "UNTRIED", "UNTRIED"]
+    (record,) = _records(project)
+    assert json.loads(record.read_bytes().splitlines()[-1])["complete"] is False
 
 
 def test_a_stopped_run_keeps_its_status(project):
