@@ -32,8 +32,10 @@ def read_sides(
     found = {
         role: read_captures(path, ignore_unknown=ignore_unknown) for role, path in paths.items()
     }
-    notes = tuple(note for role, each in found.items() for note in _notes(role, each))
-    return dict(zip(found, agreed(list(found.values())), strict=True)), notes
+    notes = [note for role, each in found.items() for note in _notes(role, each)]
+    settled = dict(zip(found, agreed(list(found.values())), strict=True))
+    notes += _cuts(found, settled)
+    return settled, tuple(notes)
 
 
 def read_expectations(texts: Sequence[str]) -> dict[str, Any] | None:
@@ -97,6 +99,18 @@ def _notes(role: str, capture: Capture) -> list[str]:
     if flat:
         notes.append(f"{flat} tensors of the {role} state no shape; read token-major")
     return notes
+
+
+def _cuts(found: Mapping[str, Capture], settled: Mapping[str, Capture]) -> list[str]:
+    """Return which sites were cut to the token that the other side holds."""
+    cut = {
+        site
+        for role, each in found.items()
+        for site, tensor in each.tensors.items()
+        if len(settled[role].tensors[site].positions) < len(tensor.positions)
+    }
+    ordered = sorted(cut, key=lambda site: site.causal_key)
+    return [f"{', '.join(map(str, ordered))}: the last token alone"] if cut else []
 
 
 def _expectation(text: str) -> dict[str, Any]:
