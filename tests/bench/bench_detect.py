@@ -171,6 +171,7 @@ class Tally:
         self.planted: Counter[str] = Counter()
         self.caught: Counter[tuple[str, str]] = Counter()
         self.sites: Counter[str] = Counter()
+        self.missed_in: Counter[str] = Counter()
         self.alarmed: list[str] = []
         self.missed: list[str] = []
         self.above: list[str] = []
@@ -224,6 +225,7 @@ class Tally:
                     self.caught[fault.name, name] += (is_caught := refutes(site, tensor))
                     if name == OURS and not is_caught:
                         limits = smallest[False][site], smallest[True][site]
+                        self.missed_in[f"{fault.name}, {text}"] += 1
                         self._miss(f"{fault.name}, {text}, {site}", subject, tensor, site, limits)
 
     def _miss(
@@ -269,6 +271,7 @@ class Tally:
                 f"ours: smallest disturbance {what} caught: median {np.median(sizes):.2g}, worst "
                 f"site {sizes[-1]:.2g}; {found.count(None)} of {len(found)} sites catch none"
             )
+        print(f"ours missed: {dict(self.missed_in)}")
         for title, lines in (
             ("false alarms of ours", self.alarmed),
             ("missed by ours", self.missed),
