@@ -32,7 +32,11 @@ _CAPTURE = click.Path(path_type=Path)
 @click.option("-v", "--verbose", "is_full", is_flag=True, help="show every site")
 @click.option("--only-shared", is_flag=True, help="leave out the sites that one side lacks")
 @click.option("--ignore-unknown", is_flag=True, help="leave out tensors whose names are no sites")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="an .svg or .png")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="draw divergence by depth: an .svg",
+)
 def compare(  # noqa: PLR0917 - click passes them by name
     subject: Path,
     oracle: Path,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.folder import read_captures
 from pytest_falsify.captures.unstated import FLAT, agreed, states_inputs
+from pytest_falsify.checks.head_major import head_major_sites
 from pytest_falsify.checks.side_by_side import Conclusion, Standing
 from pytest_falsify.contracts.loader import parse, read
 from pytest_falsify.errors import ContractError
@@ -35,6 +36,7 @@ def read_sides(
     notes = [note for role, each in found.items() for note in _notes(role, each)]
     settled = dict(zip(found, agreed(list(found.values())), strict=True))
     notes += _cuts(found, settled)
+    notes += _head_major(found, settled)
     return settled, tuple(notes)
 
 
@@ -98,6 +100,18 @@ def _notes(role: str, capture: Capture) -> list[str]:
     flat = sum(each.dims == FLAT for each in capture.tensors.values())
     if flat:
         notes.append(f"{flat} tensors of the {role} state no shape; read token-major")
+    return notes
+
+
+def _head_major(found: Mapping[str, Capture], settled: Mapping[str, Capture]) -> list[str]:
+    """Return which side's heads seem to be in another order than they were read in."""
+    opposite = {"subject": "oracle", "oracle": "subject", "control": "oracle"}
+    notes = []
+    for role, each in found.items():
+        sites = head_major_sites(each, settled[role], settled[opposite[role]])
+        if sites:
+            told = f"{sites[0]} and {len(sites) - 1} more" if len(sites) > 1 else str(sites[0])
+            notes.append(f"the {role} seems to be head-major at {told}: write `t h d`, not `h t d`")
     return notes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pytest_falsify.captures.aprt import write_aprt
+from pytest_falsify.captures.aprt import aprt_path, write_aprt, write_aprt_file
 from pytest_falsify.captures.bundle import read_bundle, write_bundle
 from pytest_falsify.captures.manifest import MANIFEST
 from pytest_falsify.captures.tensor_file import write_tensors
@@ -175,6 +175,23 @@ def test_an_aprt_tree_is_compared_with_a_bundle(made, tmp_path):
     assert "does not say what it was fed" in result.output
     assert "state no shape" in result.output
     assert "0/-/lm_head: the last token alone" in result.output
+
+
+def test_head_major_heads_in_a_file_without_a_shape_are_beyond_and_told(made, tmp_path):
+    write_aprt(read_bundle(made / "eager"), tmp_path / "tree")
+    (tmp_path / "tree" / MANIFEST).unlink()
+    site = Site(0, 1, "q_post_rope")
+    heads = read_bundle(made / "eager").tensors[site].array.transpose(1, 0, 2)
+    path = tmp_path / "tree" / aprt_path(site)
+    path.unlink()
+    write_aprt_file(path, heads, layer=1)
+
+    result = compare(tmp_path / "tree", made / "eager")
+    honest = compare(made / "eager", made / "eager")
+
+    assert result.exit_code == BEYOND
+    assert "the subject seems to be head-major at 0/1/q_post_rope:" in result.output
+    assert "head-major" not in honest.output
 
 
 def test_a_nan_is_beyond_whatever_is_allowed(made, tmp_path):
