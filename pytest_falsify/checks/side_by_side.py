@@ -41,7 +41,7 @@ class Conclusion:
     """What a comparison of two captures comes to.
 
     Attributes:
-        calibration: ``measured`` by a control, ``stated`` by limits, or ``uncalibrated``.
+        calibration: ``measured`` by a control, else ``uncalibrated``: stated limits are guesses.
         reason: one sentence.
     """
 
@@ -74,8 +74,7 @@ def conclude(
     allowed = compare_captures(control, oracle) if control else None
     judged = _judged(oracle.inputs.name, comparison, allowed, expect)
     standing, reason = _standing(judged, is_stated=bool(expect))
-    measured = "measured" if control else "uncalibrated"
-    calibration = "stated" if expect and not control else measured
+    calibration = "measured" if control else "uncalibrated"
     return Conclusion(standing=standing, calibration=calibration, reason=reason, judged=judged)
 
 

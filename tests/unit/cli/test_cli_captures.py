@@ -214,7 +214,7 @@ def test_json_says_what_the_text_says_without_nan(made):
 
     told = json.loads(result.stdout, parse_constant=pytest.fail)
     assert told["standing"] == "beyond"
-    assert told["calibration"] == "stated"
+    assert told["calibration"] == "uncalibrated"
     assert told["captures"].keys() == {"subject", "oracle"}
     assert len(told["sites"]) == len(read_bundle(made / "eager").tensors)
 
