@@ -91,3 +91,12 @@ def test_the_options_that_it_names_exist():
     named = set(re.findall(r"--falsify[a-z-]*", README))
     assert named
     assert [each for each in named if each not in done.stdout] == []
+
+
+def test_the_commands_that_it_names_exist():
+    from pytest_falsify.cli import main
+
+    named = set(re.findall(r"pytest-falsify ([a-z][a-z-]+)", README))
+
+    assert len(named) > 8
+    assert named <= set(main.commands)
