@@ -7,7 +7,6 @@ every scope, marks, reruns and reports work on it with public names only.
 from __future__ import annotations
 
 import os
-from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.model import Contract, Falsifier, Target
 
 VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()
+CONTRACTS: pytest.StashKey[list[Contract]] = pytest.StashKey()
+"""On the configuration: the contracts that this process collected."""
+_MARKS: pytest.StashKey[dict[str, pytest.MarkDecorator]] = pytest.StashKey()
 OWN_MARKS = {"cpu", "gpu", "algorithm", "live"}
 LANES = {"cpu": ("cpu",), "cuda": ("gpu",), "auto": ("cpu", "gpu")}
 
@@ -38,14 +40,15 @@ class ContractFile(pytest.Module):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield one item per falsifier and target."""
-        from pytest_falsify._loading import load
+        from pytest_falsify._loading import contract_cache, load
 
         try:
-            contract = load(self.path)
+            contract = load(self.path, contract_cache(self.config))
         except ContractError as error:
             raise self.CollectError(str(error)) from None
         if contract is None:
             return
+        self.config.stash.setdefault(CONTRACTS, []).append(contract)
         for falsifier in contract.falsifiers:
             yield from self._items(contract, falsifier)
 
@@ -72,24 +75,29 @@ class FalsifierItem(pytest.Function):
         from pytest_falsify.checks.claim import Claim
 
         self.claim: Claim = Claim(contract=contract, falsifier=falsifier, target=target)
-        super().__init__(callobj=self._body(), **kwargs)
+        super().__init__(callobj=_body, **kwargs)
         for mark in marks_of(contract, target):
-            if mark not in OWN_MARKS:
-                self.config.addinivalue_line("markers", f"{mark}: a mark of {contract.id}")
-            self.add_marker(mark)
+            self.add_marker(self._mark(mark))
 
-    def _body(self) -> Any:
-        def body(*, falsify_device: Any, falsify_captures: Any, falsify_compare: Any) -> None:
-            # The device is asked for first, so that an absent one blocks whoever makes captures.
-            del falsify_device
-            self._try(falsify_captures, falsify_compare)
+    def _mark(self, name: str) -> pytest.MarkDecorator:
+        known = self.config.stash.setdefault(_MARKS, {})
+        if name not in known:
+            if name not in OWN_MARKS:
+                text = f"{name}: a mark of {self.claim.contract.id}"
+                self.config.addinivalue_line("markers", text)
+            known[name] = getattr(pytest.mark, name)
+        return known[name]
 
-        names = ("falsify_device", "falsify_captures", "falsify_compare")
-        parameters = [Parameter(name, Parameter.KEYWORD_ONLY) for name in names]
-        body.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # pytest reads it
-        return body
+    def setup(self) -> None:
+        """Skip what may not run here before anything is made for it."""
+        if self.claim.check.kind == "command" and not may_run_commands(self.config):
+            pytest.skip(
+                "its command is not run without permission; to mend: read it (pytest-falsify show "
+                f"{self.claim.falsifier.id}), then give --falsify-allow-commands"
+            )
+        super().setup()
 
-    def _try(self, captures: Any, compare: Any) -> None:
+    def try_claim(self, captures: Any, compare: Any) -> None:
         from pytest_falsify.checks.registry import check
         from pytest_falsify.ledger.evidence import Outcome
 
@@ -145,6 +153,24 @@ class FalsifierItem(pytest.Function):
         return str(error) if error.path else f"{self.place()}: {error}"
 
 
+def _body(
+    request: pytest.FixtureRequest,
+    falsify_device: Any,  # asked for first, so that an absent one blocks whoever makes captures
+    falsify_captures: Any,
+    falsify_compare: Any,
+) -> None:
+    del falsify_device
+    item: Any = request.node
+    item.try_claim(falsify_captures, falsify_compare)
+
+
+def may_run_commands(config: pytest.Config) -> bool:
+    """Tell whether the person who started pytest lets contracts run commands."""
+    return bool(config.getoption("--falsify-allow-commands")) or bool(
+        config.getini("falsify_allow_commands")
+    )
+
+
 class UntriedItem(pytest.Function):
     """A falsifier that nothing can run: it is listed and counted, and says what it lacks."""
 
@@ -153,7 +179,16 @@ class UntriedItem(pytest.Function):
         super().__init__(callobj=self._skip, **kwargs)
 
     def _skip(self) -> None:
-        what = "its `test:` is prose" if self.falsifier.test else "it has no `check:`"
+        from pytest_falsify._bound import test_nodes
+        from pytest_falsify.contracts.shell_words import judge_test
+
+        nodes = test_nodes(self.falsifier)
+        if nodes:
+            pytest.skip(f"it is bound to {', '.join(nodes)}, which is its evidence")
+        what = "it has no `check:`"
+        if self.falsifier.test:
+            why = judge_test(self.falsifier.test).why or "it names a test that pytest cannot find"
+            what = f"its `test:` cannot be run: {why}"
         pytest.skip(f"UNTRIED: {what}; to mend: give the entry a `check:`")
 
     def reportinfo(self) -> tuple[Path, int, str]:

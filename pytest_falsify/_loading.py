@@ -11,25 +11,47 @@ from pytest_falsify.ledger.block import EntryFacts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
     from pytest_falsify.checks.base import Check
+    from pytest_falsify.contracts.cache import ContractCache
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.contracts.vocabulary import Vocabulary
 
+CACHE_FOLDER = "falsify-contracts"
 
-def load(path: Path) -> Contract | None:
-    """Read a contract; None for YAML that is not one.
+
+def load(path: Path, cache: ContractCache | None = None) -> Contract | None:
+    """Read a contract, its commands included; None for YAML that is not one.
+
+    Args:
+        path: a YAML file.
+        cache: where contracts that were valid before are kept, if anywhere.
 
     Raises:
         ContractError: with the line, what was expected and how to mend it.
     """
+    from pytest_falsify.checks.command import with_commands
     from pytest_falsify.contracts.load import load_contract
 
-    return load_contract(path, vocabulary=vocabulary())
+    contract = load_contract(path, vocabulary=vocabulary(), cache=cache)
+    return contract and with_commands(contract)
+
+
+def contract_cache(config: pytest.Config) -> ContractCache | None:
+    """Return the contracts kept in pytest's cache; None where pytest runs without its cache."""
+    from pytest_falsify.contracts.cache import ContractCache
+
+    pytest_cache: Any = getattr(config, "cache", None)
+    if pytest_cache is None:
+        return None
+    return ContractCache(pytest_cache.mkdir(CACHE_FOLDER))
 
 
 @cache
 def vocabulary() -> Vocabulary:
     """Return the words that a contract may use here."""
+    from pytest_falsify.checks.command import KIND
     from pytest_falsify.checks.registry import check, check_kinds
     from pytest_falsify.contracts.vocabulary import Vocabulary
     from pytest_falsify.engines.registry import engine, engine_names
@@ -39,6 +61,7 @@ def vocabulary() -> Vocabulary:
         checks={kind: _schema_of(check(kind)) for kind in check_kinds()},
         engines={name: engine(name).options for name in engine_names()},
         stage=canonical,
+        hosted=frozenset({KIND}),
     )
 
 

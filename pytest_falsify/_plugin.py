@@ -36,6 +36,7 @@ MARKERS = (
     "gpu: needs a CUDA device",
     "algorithm: tried on a target of level algorithm",
     "live: tried on a target of level live",
+    "falsifies(*ids, contract=None): the falsifiers that this test is evidence for",
     "falsify_target(model, device='cpu', ...): the target of an ordinary test's captures",
 )
 
@@ -69,6 +70,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail what would be skipped because it is blocked or inconclusive",
     )
     group.addoption(
+        "--falsify-allow-commands",
+        action="store_true",
+        help="run the commands that contracts name; without it those entries are blocked",
+    )
+    group.addoption(
         "--falsify-require-lane",
         action="append",
         default=[],
@@ -81,6 +87,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="a file of node ids, or <contract id>::<falsifier>[<target>], that may be blocked, "
         "one a line: whatever else is skipped fails, and so does a line that is blocked no more",
+    )
+    parser.addini(
+        "falsify_allow_commands",
+        "run the commands that contracts name",
+        type="bool",
+        default=False,
     )
     parser.addini("falsify_evidence", "the folder of the evidence ledgers", default="evidence")
     parser.addini(
@@ -95,6 +107,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     if config.getoption("--falsify"):
+        from pytest_falsify._bound import BoundTests
         from pytest_falsify._session import FalsifySession
 
-        config.pluginmanager.register(FalsifySession(config), "falsify-session")
+        session = FalsifySession(config)
+        config.pluginmanager.register(session, "falsify-session")
+        config.pluginmanager.register(BoundTests(config, session.run), "falsify-bound")

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_falsify._gate import Gate
 from pytest_falsify._lanes import Attempt, ExpectedBlocked, empty_lanes
-from pytest_falsify._loading import entry_facts, load
+from pytest_falsify._loading import contract_cache, entry_facts, load
 from pytest_falsify._places import YAML_SUFFIXES, Places
 from pytest_falsify._recovery import prune_records, recover_killed
 from pytest_falsify.errors import REMEDY, FalsifyError, LedgerError
@@ -81,6 +81,7 @@ class Run:
         self.notes: list[str] = []
         self._expected: set[str] = set()
         self._finished: set[str] = set()
+        self._bound_files: set[str] = set()
         self._pending: dict[str, Observation] = {}
         self._accepted: list[Observation] = []
         self._breaks: list[str] = []
@@ -171,6 +172,11 @@ class Run:
         else:
             self._pending[nodeid] = observation
 
+    def observe(self, observation: Observation, file: str) -> None:
+        """Take what a test showed that is bound to a falsifier of a contract file."""
+        self._bound_files.add(file)
+        self._accept(observation)
+
     def _accept(self, observation: Observation) -> None:
         self._accepted.append(observation)
         if self.mode == "off":
@@ -191,7 +197,7 @@ class Run:
         return {"files": sorted(files), "mode": self.mode, "selected": len(self._expected)}
 
     def _files(self) -> list[str]:
-        return sorted({_file_of(each) for each in self._expected})
+        return sorted({_file_of(each) for each in self._expected} | self._bound_files)
 
     def conclude(self) -> None:
         """Fold the evidence into the ledgers, or check it against them, and apply the gate."""
@@ -225,7 +231,7 @@ class Run:
         found: dict[str, Contract] = {}
         ids: dict[str, str] = {}
         for name in self._files():
-            contract = load(self.config.rootpath / name)
+            contract = load(self.config.rootpath / name, contract_cache(self.config))
             if contract is None:
                 continue
             if contract.id in ids:

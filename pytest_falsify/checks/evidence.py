@@ -29,7 +29,7 @@ def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
         falsifier=claim.falsifier.id,
         target=claim.target.name,
         entry=entry_digest(claim.contract, claim.falsifier),
-        subject=_digest_of(identities.get("subject", ())),
+        subject=verdict.subject or _digest_of(identities.get("subject", ())),
         oracle=_digest_of((*identities.get("oracle", ()), *identities.get("control", ()))),
         inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
         machine=machine_id(),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 GROUP = "pytest_falsify.checks"
 BUILT_IN = {
     "argmax": "pytest_falsify.checks.choices:Argmax",
+    "command": "pytest_falsify.checks.command:Command",
     "deterministic": "pytest_falsify.checks.deterministic:Deterministic",
     "differs": "pytest_falsify.checks.differs:Differs",
     "distribution": "pytest_falsify.checks.distribution:Distribution",

@@ -43,6 +43,7 @@ class Verdict:
 
     Attributes:
         faults: what the check made of planted faults; None where it planted none.
+        subject: the digest of what was on trial, where no capture says it.
     """
 
     outcome: Outcome
@@ -51,6 +52,7 @@ class Verdict:
     coverage: Mapping[str, Any] = field(default_factory=dict)
     faults: Mapping[str, Any] | None = None
     judged: tuple[Judged, ...] = ()
+    subject: str | None = None
 
 
 def nothing_compared(judged: Iterable[Judged]) -> str | None:

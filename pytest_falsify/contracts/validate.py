@@ -44,7 +44,7 @@ def _misnamed(document: Document, vocabulary: Vocabulary) -> Iterator[Problem]:
         yield from _engine(("captures", name), capture, vocabulary)
     found = entries(data)
     yield from _duplicates(found, document)
-    yield from _no_targets(found, data)
+    yield from _no_targets(found, data, vocabulary)
     for entry in found:
         if data.get("targets") or "check" not in entry.body:
             yield from _dangling((*entry.at, "targets"), entry.body.get("targets"), data, "targets")
@@ -78,8 +78,11 @@ def _duplicates(found: Iterable[Entry], document: Document) -> Iterator[Problem]
         first.setdefault(entry.id, entry)
 
 
-def _no_targets(found: Iterable[Entry], data: Mapping[str, Any]) -> Iterator[Problem]:
-    tried = [entry for entry in found if "check" in entry.body]
+def _no_targets(
+    found: Iterable[Entry], data: Mapping[str, Any], vocabulary: Vocabulary
+) -> Iterator[Problem]:
+    checks = [entry for entry in found if "check" in entry.body]
+    tried = [each for each in checks if each.body["check"]["kind"] not in vocabulary.hosted]
     if tried and not data.get("targets"):
         others = [key for key in data if key != "targets"]
         misspelt = difflib.get_close_matches("targets", others, n=1)

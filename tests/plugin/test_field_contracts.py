@@ -1,0 +1,68 @@
+"""Every contract of the field is listed, and its falsifiers have a status and a reason."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pytest_falsify._loading import load
+from pytest_falsify.errors import ContractError
+
+
+@pytest.fixture(scope="module")
+def field(root):
+    folder = root.parent / "shared" / "data" / "contracts"
+    if not folder.exists():
+        pytest.skip("the contracts of the field are not here")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(field):
+    found = {}
+    for path in sorted(field.rglob("*.y*ml")):
+        try:
+            contract = load(path)
+        except ContractError:
+            continue
+        if contract is not None:
+            found[path] = [each.id for each in contract.falsifiers]
+    return found
+
+
+def _pytest(field, folder, *arguments):
+    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "--falsify", str(field)]
+    return subprocess.run(
+        [*command, "-c", "pytest.ini", "--rootdir", ".", *arguments],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_every_falsifier_is_listed_without_a_traceback(field, expected, tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    done = _pytest(field, tmp_path, "--collect-only", "-q")
+
+    listed = [line for line in done.stdout.splitlines() if "::" in line]
+    assert sum(map(len, expected.values())) == len(listed) > 900
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_run_gives_each_a_status_and_a_reason(field, expected, tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    done = _pytest(field, tmp_path, "--falsify-ledger=update", "-q", "-rs")
+
+    assert "Traceback" not in done.stdout + done.stderr
+    blocks = [
+        (id_, block)
+        for path in (tmp_path / "evidence").glob("*.json")
+        for id_, block in json.loads(path.read_text())["falsifiers"].items()
+    ]
+    assert len(blocks) > 800
+    assert {block["status"] for _, block in blocks} == {"UNTRIED", "BLOCKED"}
+    assert all(block["because"] for _, block in blocks)
