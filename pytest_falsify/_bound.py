@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_falsify._items import CONTRACTS, FalsifierItem, UntriedItem
+from pytest_falsify._items import CONTRACTS, FalsifierItem, UntriedItem, named_tests
 from pytest_falsify._warnings import FalsifyWarning
 from pytest_falsify.canonical import canonical_bytes, digest_bytes
 from pytest_falsify.contracts.digest import entry_digest
-from pytest_falsify.contracts.shell_words import StringKind, judge_test
 from pytest_falsify.errors import FalsifyError
 from pytest_falsify.ledger.evidence import Evidence, Observation, Outcome, Source
 from pytest_falsify.ledger.machine import machine_id, platform_words
@@ -197,23 +196,12 @@ class BoundTests:
             self._unobserved.pop(nodeid, None)
 
 
-def test_nodes(falsifier: Falsifier) -> tuple[str, ...]:
-    """Return the pytest node ids that a falsifier's ``test:`` string names."""
-    if falsifier.check is not None or not falsifier.test:
-        return ()
-    text = falsifier.test.strip()
-    return (text,) if judge_test(text).kind is StringKind.NODE else ()
-
-
-test_nodes.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
-
-
 def _named_tests(contracts: Sequence[Contract], root: Path) -> dict[str, list[Binding]]:
     """Return the bindings of ``test:`` node ids, by node id as pytest writes it."""
     found: dict[str, list[Binding]] = {}
     for contract in contracts:
         for falsifier in contract.falsifiers:
-            for node in test_nodes(falsifier):
+            for node in named_tests(falsifier):
                 path, _, names = node.partition("::")
                 beside = contract.path.parent / path
                 at = beside if beside.exists() and not (root / path).exists() else root / path

@@ -179,21 +179,30 @@ class UntriedItem(pytest.Function):
         super().__init__(callobj=self._skip, **kwargs)
 
     def _skip(self) -> None:
-        from pytest_falsify._bound import test_nodes
         from pytest_falsify.contracts.shell_words import judge_test
 
-        nodes = test_nodes(self.falsifier)
+        nodes = named_tests(self.falsifier)
         if nodes:
             pytest.skip(f"it is bound to {', '.join(nodes)}, which is its evidence")
         what = "it has no `check:`"
         if self.falsifier.test:
             why = judge_test(self.falsifier.test).why or "it names a test that pytest cannot find"
-            what = f"its `test:` cannot be run: {why}"
+            what = f"its `test:` {why[3:]}" if why.startswith("it ") else why
         pytest.skip(f"UNTRIED: {what}; to mend: give the entry a `check:`")
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Return the file, the 0-based line and the name that pytest shows."""
         return self.path, self.falsifier.line - 1, f"{self.path.name}::{self.name}"
+
+
+def named_tests(falsifier: Falsifier) -> tuple[str, ...]:
+    """Return the pytest node ids that a falsifier's ``test:`` string names."""
+    from pytest_falsify.contracts.shell_words import StringKind, judge_test
+
+    if falsifier.check is not None or not falsifier.test:
+        return ()
+    text = falsifier.test.strip()
+    return (text,) if judge_test(text).kind is StringKind.NODE else ()
 
 
 def lanes_of(item: FalsifierItem) -> list[str]:

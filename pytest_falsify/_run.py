@@ -193,7 +193,7 @@ class Run:
         return self._journal
 
     def _header(self) -> dict[str, Any]:
-        files = {os.path.relpath(self.config.rootpath / each, self.root) for each in self._files()}
+        files = {os.path.relpath(path_of(self.config, each), self.root) for each in self._files()}
         return {"files": sorted(files), "mode": self.mode, "selected": len(self._expected)}
 
     def _files(self) -> list[str]:
@@ -231,7 +231,7 @@ class Run:
         found: dict[str, Contract] = {}
         ids: dict[str, str] = {}
         for name in self._files():
-            contract = load(self.config.rootpath / name, contract_cache(self.config))
+            contract = load(path_of(self.config, name), contract_cache(self.config))
             if contract is None:
                 continue
             if contract.id in ids:
@@ -330,6 +330,17 @@ def _expected_blocked_of(config: pytest.Config) -> ExpectedBlocked | None:
         return ExpectedBlocked.read(config.invocation_params.dir / name)
     except LedgerError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def path_of(config: pytest.Config, name: str) -> Path:
+    """Return the file that a node id begins with.
+
+    It is relative to pytest's root, or, for a file outside of it, to the argument that led there.
+    """
+    here = config.invocation_params.dir
+    given = [here / each.partition("::")[0] for each in config.args]
+    places = [folder / name for folder in (config.rootpath, *given)]
+    return next((each for each in places if each.is_file()), places[0])
 
 
 def skip_reason(longrepr: object) -> str:
