@@ -63,9 +63,9 @@ def bitwise_verdict(
         whose: whose bits they must be, in words.
     """
     judged = tuple(_judged(label, compare(one, other)) for label, one, other in labelled)
-    if reason := nothing_compared(judged):
-        return inconclusive(reason, judged)
     broken = [each for one in judged for each in one.violations]
+    if not broken and (reason := nothing_compared(judged)):
+        return inconclusive(reason, judged)
     observed = {"bit_equal": not broken, "worst": worst(judged)}
     seen = coverage(captures.values())
     if broken:

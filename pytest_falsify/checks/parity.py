@@ -76,9 +76,10 @@ class Parity:
         """Hold every site against its limits and its floor."""
         rules = {name: _Rule.of(claim, runs, compare) for name, runs in by_input(captures).items()}
         judged = tuple(rule.judged(name) for name, rule in rules.items())
-        if reason := nothing_compared(judged):
-            return inconclusive(reason, judged)
         outcome, reason = _conclusion(judged)
+        lack = nothing_compared(judged)
+        if lack and outcome is not Outcome.REFUTED:
+            return inconclusive(lack, judged)
         is_held = outcome is Outcome.HELD
         return Verdict(
             outcome=outcome,
@@ -159,8 +160,14 @@ def _conclusion(judged: tuple[Judged, ...]) -> tuple[Outcome, str]:
     if unsure:
         return Outcome.INCONCLUSIVE, f"{len(unsure)} sites are undecided: {_undecided(unsure)}"
     sites = len({site.site for one in judged for site in one.comparison.sites})
-    within = "no further from the oracle than the control" if judged[0].noise else "within limits"
+    within = (
+        "no further from the oracle than the control" if _is_measured(judged) else "within limits"
+    )
     return Outcome.HELD, f"{sites} sites are {within}"
+
+
+def _is_measured(judged: tuple[Judged, ...]) -> bool:
+    return any(one.noise for one in judged)
 
 
 def _told(noise: SiteNoise) -> str:
@@ -179,7 +186,7 @@ def _observed(judged: tuple[Judged, ...]) -> dict[str, Any]:
         "bit_equal": all(
             site.total.is_bit_equal for one in judged for site in one.comparison.sites
         ),
-        "calibration": "measured" if judged[0].noise else "uncalibrated",
+        "calibration": "measured" if _is_measured(judged) else "uncalibrated",
         "worst": worst(judged),
     }
     ratios = [each for one in judged for each in one.noise]

@@ -81,6 +81,14 @@ def test_infinities_of_opposite_signs_are_never_a_pass(site):
 
 
 @pytest.mark.parametrize("kind", ["identical", "parity"])
+def test_no_input_at_all_is_inconclusive(kind):
+    more = {"expect": LOOSE} if kind == "parity" else {}
+    claim = make_claim(kind, subject="s", oracle="o", **more)
+
+    assert check(kind).judge(claim, {}, None).outcome is INCONCLUSIVE
+
+
+@pytest.mark.parametrize("kind", ["identical", "parity"])
 def test_nothing_compared_is_inconclusive(kind):
     more = {"expect": LOOSE} if kind == "parity" else {}
     empty = make_capture(sites=())
@@ -96,6 +104,17 @@ def test_a_site_that_one_side_lacks_is_inconclusive(kind):
 
     assert verdict.outcome is INCONCLUSIVE
     assert str(SITES[2]) in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("kind", ["identical", "parity"])
+def test_a_missing_site_does_not_hide_a_refutation(kind, site):
+    more = {"expect": {"rel_l2": {"max": 1e-6}}} if kind == "parity" else {}
+    bad = make_capture(sites=SITES[:2], values=changed(site, (0, 0), 9.0))
+
+    verdict = judge(kind, bad, make_capture(), **more)
+
+    assert verdict.outcome is REFUTED
+    assert str(site) in verdict.reasons[0]
 
 
 def test_a_planned_site_that_both_sides_lack_is_inconclusive():
