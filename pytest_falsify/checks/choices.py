@@ -65,7 +65,11 @@ class TopK:
     def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
         """Compare the choices of every token."""
         found = {name: self._changes(claim, runs) for name, runs in by_input(captures).items()}
-        tokens = sum(len(each.inputs.tokens) for each in captures.values()) // len(_roles(captures))
+        tokens = sum(
+            len(each.inputs.tokens)
+            for request, each in captures.items()
+            if request.role == "oracle"
+        )
         if not tokens:
             return inconclusive("nothing was compared")
         flips = [
@@ -137,10 +141,6 @@ def _faulty(subject: Capture) -> list[Capture]:
     poisoned[len(poisoned) // 2, 0] = np.nan
     found = [-logits, poisoned, np.roll(logits, 1, axis=1)]
     return [replace(subject, logits=(each, *subject.logits[1:])) for each in found]
-
-
-def _roles(captures: Captures) -> set[str]:
-    return {request.role for request in captures}
 
 
 def _told(name: str, change: Change, count: int) -> str:
