@@ -113,3 +113,9 @@ def pytest_configure(config: pytest.Config) -> None:
         session = FalsifySession(config)
         config.pluginmanager.register(session, "falsify-session")
         config.pluginmanager.register(BoundTests(config, session.run), "falsify-bound")
+        # One worker's warnings are enough: all collect the same contracts.
+        worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
+        if worker == "gw0" and not session.is_dry:
+            from pytest_falsify._lint import LintWarnings
+
+            config.pluginmanager.register(LintWarnings(config), "falsify-lint")

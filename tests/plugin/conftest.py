@@ -110,7 +110,8 @@ class Project:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("FALSIFY_MACHINE", "laptop")
         pytester.makeini(
-            "[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest"
+            "[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest\n"
+            "filterwarnings = ignore::pytest_falsify.FalsifyWarning"
         )
 
     def contract(
