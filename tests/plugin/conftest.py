@@ -154,6 +154,8 @@ def loaded() -> None:
     import safetensors.numpy  # noqa: F401
     import torch  # noqa: F401
 
+    import pytest_falsify._bound
+    import pytest_falsify._lint
     import pytest_falsify._session  # noqa: F401
     from pytest_falsify._loading import vocabulary
     from pytest_falsify.compare.comparison import compare_captures  # noqa: F401
