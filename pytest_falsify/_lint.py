@@ -33,7 +33,8 @@ class LintWarnings:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Warn once for each contract in which lint finds errors or warnings."""
-        for text in self._texts(self.config.stash.setdefault(CONTRACTS, [])):
+        contracts = self.config.stash.get(CONTRACTS, [])
+        for text in self._texts(contracts):
             try:
                 session.warn(FalsifyWarning(text))
             except FalsifyWarning as error:
