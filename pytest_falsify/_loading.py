@@ -6,9 +6,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.contracts.digest import entry_digest
+from pytest_falsify.errors import ContractError
 from pytest_falsify.ledger.block import EntryFacts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pytest
@@ -74,6 +76,20 @@ def _schema_of(check: Check) -> dict[str, Any]:
     }
     one_of = getattr(check, "one_of", ())
     return {**schema, "anyOf": [{"required": [name]} for name in one_of]} if one_of else schema
+
+
+def must_be_options(engine: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that an engine does not know, as a contract with them would be.
+
+    Raises:
+        FalsifyError: when there is no such engine, or an option or its value is wrong.
+    """
+    from pytest_falsify.contracts.schemas import shapes
+    from pytest_falsify.engines.registry import engine as engine_named
+
+    engine_named(engine)
+    for problem in shapes(vocabulary()).engines[engine].violations(options, (engine,)):
+        raise ContractError(problem.what, expected=problem.expected, remedy=problem.remedy)
 
 
 def entry_facts(contract: Contract) -> dict[str, EntryFacts]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_falsify._loading import must_be_options
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
@@ -87,6 +88,7 @@ class CaptureMaker:
         if isinstance(capture, Mapping):
             options = {key: value for key, value in capture.items() if key != "engine"}
             engine = capture.get("engine", "transformers")
+            must_be_options(engine, options)
             return CaptureSpec(name="inline", engine=engine, line=0, options=options)
         known = self.claim.contract.captures if self.claim else {}
         if capture not in known:

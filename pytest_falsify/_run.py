@@ -255,10 +255,15 @@ class Run:
         def change(before: Ledger | None) -> Ledger:
             return fold(before, contract.id, entries, observed)
 
-        if self.mode == "update":
+        known = read(path) if self.mode == "update" else None
+        if self.mode == "update" and self._is_idle(known, contract, observed):
+            before, after = known, change(known)
+            became = "unchanged" if known else "not written, for nothing was observed"
+        elif self.mode == "update":
             done = update(path, change, locks=self.places.locks)
             before, after = done.before, done.after
             became = "updated" if done.is_changed else "unchanged"
+            self.notes += dropped(before, after)
         else:
             before = read(path) if self.mode == "check" else None
             after = change(before)
@@ -270,6 +275,13 @@ class Run:
             after=after,
             became=became,
         )
+
+    def _is_idle(
+        self, known: Ledger | None, contract: Contract, observed: list[Observation]
+    ) -> bool:
+        """Whether there is nothing to write: nothing of this contract was observed."""
+        is_silent = not any(each.contract == contract.id for each in observed)
+        return is_silent and (self.is_incomplete or known is None)
 
     def _check(self, path: Path, before: Ledger | None, after: Ledger) -> str:
         """Deny what the file says and the evidence does not; announce what the file could say."""
@@ -347,6 +359,16 @@ def skip_reason(longrepr: object) -> str:
     """Return why a report says that something was skipped."""
     reason = longrepr[2] if isinstance(longrepr, (tuple, list)) else longrepr
     return str(reason).removeprefix("Skipped: ").split(REMEDY)[0]
+
+
+def dropped(before: Ledger | None, after: Ledger) -> list[str]:
+    """Return, in words, the refuted falsifiers that left the contract, and with them the ledger."""
+    gone = before.blocks.items() if before else ()
+    return [
+        f"{id_} was FALSIFIED and left the contract; `pytest-falsify gate --base` denies that"
+        for id_, block in gone
+        if id_ not in after.blocks and judge(block)[0] is Status.FALSIFIED
+    ]
 
 
 def contradictions(before: Ledger, after: Ledger) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.record import record
 from pytest_falsify.engines.registry import engine
+from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,5 +88,15 @@ def token_inputs(spec: InputSpec, session: Session, root: Path) -> TokenInputs:
     """
     if spec.tokens is not None:
         return TokenInputs(name=spec.name, tokens=spec.tokens)
-    text = spec.text if spec.file is None else (root / spec.file).read_text(encoding="utf-8")
+    text = spec.text if spec.file is None else _read(spec, root / spec.file)
     return TokenInputs(name=spec.name, tokens=session.encode(text or ""))
+
+
+def _read(spec: InputSpec, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        msg = f"input `{spec.name}`: the file {spec.file} could not be read: {error}"
+        raise CaptureError(
+            msg, expected="a text file in UTF-8, relative to the contract"
+        ) from error

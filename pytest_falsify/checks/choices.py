@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
+from pytest_falsify.checks.answers import has_nonfinite
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
     OBSERVED,
@@ -72,6 +73,10 @@ class TopK:
         )
         if not tokens:
             return inconclusive("nothing was compared")
+        if any(
+            has_nonfinite(each) for request, each in captures.items() if request.role != "subject"
+        ):
+            return inconclusive("the oracle's or the control's logits are not finite")
         flips = [
             (name, each)
             for name, changes in found.items()

@@ -60,7 +60,9 @@ class Deterministic:
             for name, runs in by_input(captures).items()
             for number, other in enumerate(list(runs.values())[1:], start=2)
         ]
-        verdict = bitwise_verdict(repeated, captures, compare, whose="the first run's")
+        verdict = bitwise_verdict(
+            repeated, captures, compare, whose="the first run's", fact="repeatable"
+        )
         if verdict.outcome is not Outcome.HELD:
             return verdict
         for label, other, first in repeated:
@@ -69,7 +71,7 @@ class Deterministic:
                 return Verdict(
                     outcome=Outcome.REFUTED,
                     reasons=(f"{label}: the logits of step {step} are not the first run's",),
-                    observed={"bit_equal": False, "step": step},
+                    observed={"repeatable": False, "step": step},
                     coverage=coverage(captures.values()),
                 )
         return verdict

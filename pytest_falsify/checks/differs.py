@@ -33,7 +33,7 @@ class Differs:
             "minimum": 0,
         },
     }
-    required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
+    required: ClassVar[tuple[str, ...]] = ("subject", "oracle", "stages")
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for the subject and the oracle on every input."""

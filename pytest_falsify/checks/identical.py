@@ -53,6 +53,7 @@ def bitwise_verdict(
     compare: Compare,
     *,
     whose: str,
+    fact: str = "bit_equal",
 ) -> Verdict:
     """Return the verdict on pairs in which no bit may differ.
 
@@ -61,15 +62,17 @@ def bitwise_verdict(
         captures: all that was captured, for the coverage.
         compare: compares a pair.
         whose: whose bits they must be, in words.
+        fact: what equality is recorded as; only ``bit_equal`` says that it is the oracle's.
     """
     judged = tuple(_judged(label, compare(one, other)) for label, one, other in labelled)
     broken = [each for one in judged for each in one.violations]
     if not broken and (reason := nothing_compared(judged)):
         return inconclusive(reason, judged)
-    observed = {"bit_equal": not broken, "worst": worst(judged)}
+    observed = {fact: not broken, "worst": worst(judged)}
     seen = coverage(captures.values())
     if broken:
-        reason = f"{broken[0].site} is the first of {len(broken)} sites whose bits are not {whose}"
+        count = len({each.site for each in broken})
+        reason = f"{broken[0].site} is the first of {count} sites whose bits are not {whose}"
         return Verdict(
             outcome=Outcome.REFUTED,
             reasons=(reason,),

@@ -154,7 +154,8 @@ def _conclusion(judged: tuple[Judged, ...]) -> tuple[Outcome, str]:
         return Outcome.REFUTED, f"{beyond} sites are beyond their limits; the first is {broken[0]}"
     bugs = [each for one in judged for each in one.beyond(Judgement.BUG)]
     if bugs:
-        reason = f"{len(bugs)} sites are beyond their floor; the first is {_told(bugs[0])}"
+        beyond = len({each.site for each in bugs})
+        reason = f"{beyond} sites are beyond their floor; the first is {_told(bugs[0])}"
         return Outcome.REFUTED, reason
     unsure = [each for one in judged for each in one.beyond(Judgement.INCONCLUSIVE)]
     if unsure:

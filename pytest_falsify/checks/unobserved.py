@@ -77,13 +77,13 @@ class Unobserved:
                 return Verdict(
                     outcome=Outcome.REFUTED,
                     reasons=(f"capturing changed the logits of step {step} on {name}",),
-                    observed={"bit_equal": False, "step": step},
+                    observed={"undisturbed": False, "step": step},
                     coverage=coverage(captures.values()),
                 )
         return Verdict(
             outcome=Outcome.HELD,
             reasons=("the logits are the same bits with and without capture",),
-            observed={"bit_equal": True},
+            observed={"undisturbed": True},
             coverage=coverage(captures.values()),
             faults=_plant(captures),
         )

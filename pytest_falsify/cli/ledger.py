@@ -268,6 +268,9 @@ def _run_files(paths: Sequence[Path]) -> list[Path]:
 def verify(evidence: Path, allowed_signers: Path | None) -> None:
     """Recompute every status, digest and byte of the ledgers; status 1 for any edit by hand."""
     ledgers, problems = verify_folder(evidence)
+    if not ledgers and not problems:
+        msg = "there is no ledger to verify"
+        raise LedgerError(msg, path=evidence, expected="the folder that --evidence names")
     found: list[FalsifyError] = list(problems)
     if allowed_signers:
         found += wrong_signatures(ledgers, allowed_signers)

@@ -116,7 +116,8 @@ class Tolerances:
     def __str__(self) -> str:
         if not self.hopeless:
             return _flow(self.value)
-        return f"{_flow(self.value)}; no limit would pass {', '.join(self.hopeless)}"
+        none = f"no limit of {', '.join(self.hopeless)}"
+        return f"{_flow(self.value)}; {none}" if self.value else none
 
 
 def parse_limits(expectation: Mapping[str, Any]) -> Limits:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _SIGN = b"alsif"  # cheaper than parsing, and a misspelt key still has it
 _BYTE_ORDER_MARKS = b"\xff\xfe\xef\xbb\xbf"
 _DECLARATION = re.compile(
-    rb"""^(?:\s*\{?\s*["']?falsification_tests["']?|\{?["']?falsification["']?)\s*:""", re.MULTILINE
+    rb"""^(?:\s*\{?\s*["']?falsification_tests?["']?|\{?["']?falsification["']?)\s*:""",
+    re.MULTILINE,
 )
 
 

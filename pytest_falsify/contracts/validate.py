@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def _no_targets(
             expected="`targets` at the top of the contract: where its claims are tried",
             remedy=f"rename `{misspelt[0]}` to `targets`"
             if misspelt
-            else "add, for example, `targets: {tiny: {model: models/tiny}}`",
+            else "add, for example, `targets: {tiny: {model: ../models/tiny}}`",
         )
 
 
@@ -126,6 +127,35 @@ def _check(
     yield from _dangling((*at, "inputs"), check.get("inputs"), data, "inputs")
     for steps in CAPTURE_KEYS:
         yield from _dangling((*at, *steps), member(check, steps), data, "captures")
+    yield from _same_captures(at, check, data)
+    if kind not in vocabulary.hosted and not data.get("inputs"):
+        yield Problem(
+            at=at,
+            what="the contract has no inputs, so nothing could be compared",
+            expected="`inputs` at the top of the contract: what the model is fed",
+            remedy='add, for example, `inputs: {prompt: {text: "What is 2+2?"}}`',
+        )
+
+
+def _same_captures(
+    at: Steps, check: Mapping[str, Any], data: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Yield the captures of a check that mean the same: whatever is compared with itself agrees."""
+    captures = data.get("captures") or {}
+    seen: dict[str, str] = {}
+    for steps in CAPTURE_KEYS:
+        name = member(check, steps)
+        meant = captures.get(name) if isinstance(name, str) else None
+        if meant is None:
+            continue
+        role = steps[-1]
+        first = seen.setdefault(json.dumps(meant, sort_keys=True, default=repr), str(role))
+        if first != role:
+            yield Problem(
+                at=(*at, *steps),
+                what=f"`{role}` and `{first}` are the same capture, which agrees with itself",
+                expected="captures that differ in their engine or its options",
+            )
 
 
 def member(value: Any, steps: Steps) -> Any:

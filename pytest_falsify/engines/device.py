@@ -61,7 +61,7 @@ def _must_have(target: Target, free: int, device: str) -> None:
         return
     needed = parse_memory(target.memory)
     if free < needed:
-        msg = f"target `{target.name}` needs {target.memory} on {device}; {free >> 20} MiB are free"
+        msg = f"target `{target.name}` needs {target.memory} on {device}, which are not free"
         raise Blocked(msg, remedy="free the device, or run it on a larger one")
 
 

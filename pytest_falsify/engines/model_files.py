@@ -18,7 +18,7 @@ _BLOCK = 1 << 20
 
 
 def is_path(model: str) -> bool:
-    """Tell a folder from a name in a model hub: a path begins with a dot or a slash."""
+    """Tell what can only be a folder from what may be a name in a model hub."""
     return model.startswith((".", "/", "~"))
 
 
@@ -34,13 +34,13 @@ def model_folder(target: Target, root: Path) -> Path:
             is a hub's name that is not in the local cache.
         CaptureError: when a folder is named that is not there.
     """
-    if not is_path(target.model):
-        return _hub_folder(target)
     from pathlib import Path
 
     folder = (root / Path(target.model).expanduser()).resolve()
     if (folder / "config.json").is_file():
         return folder
+    if not is_path(target.model):
+        return _hub_folder(target)
     what = f"target `{target.name}`: there is no model at {target.model}"
     if target.provide:
         raise Blocked(what, remedy=target.provide)

@@ -96,7 +96,7 @@ def _load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
     import torch
     import transformers
 
-    with _quiet(transformers):
+    with _quiet(transformers), _explained(folder):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         _override(config, settings["config"])
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
@@ -118,13 +118,29 @@ def _load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
 
 
 @contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say in one sentence what transformers says in a hundred lines."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        msg = f"transformers cannot load this model: {first}"
+        raise CaptureError(
+            msg, path=folder, expected="a folder as save_pretrained writes it"
+        ) from error
+
+
+@contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
     logging = transformers.utils.logging
     was_shown = logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is missing is our own error, told once
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_shown:
             logging.enable_progress_bar()
 
@@ -202,7 +218,15 @@ class TransformersSession:
             raise CaptureError(
                 msg, path=self.folder, remedy="give the input as `tokens: [...]`"
             ) from error
-        return tuple(tokenizer(text)["input_ids"])
+        tokens = tuple(tokenizer(text)["input_ids"])
+        if text and not tokens:
+            msg = "the tokenizer makes no tokens of a text: are its files in the folder?"
+            raise CaptureError(
+                msg,
+                path=self.folder,
+                remedy="give the input as `tokens: [...]`, or mend the folder",
+            )
+        return tokens
 
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """Prefill, then decode greedily; hand each planned tensor to the sink."""

@@ -75,9 +75,9 @@ class Discharge:
         return (
             evidence.outcome is Outcome.HELD
             and evidence.source is Source.LIVE
-            and caught_all(evidence)
+            and evidence.has_caught_all
             and (not self.signed or evidence.signature is not None)
-            and _repeats(evidence) >= (self.repeats or 0)
+            and evidence.repeats >= (self.repeats or 0)
         )
 
     def missing(self, accepted: Sequence[Evidence]) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class Discharge:
         """
         ordered = sorted(accepted, key=lambda each: each.id)
         chosen = ordered[: self.machines_needed]
-        chosen += [each for each in ordered if is_bit_equal(each)][:1]
+        chosen += [each for each in ordered if each.is_bit_equal][:1]
         for words in self.platforms:
             chosen += [each for each in ordered if _runs_on(each, words)][:1]
         return tuple({each.id: each for each in chosen}.values())
@@ -120,7 +120,7 @@ class Discharge:
             return ()
         if self.machines is not None:
             return (_machines(lacking),)
-        if any(is_bit_equal(each) for each in accepted):
+        if any(each.is_bit_equal for each in accepted):
             return ()
         return (f"{_machines(lacking)} or bit-equality",)
 
@@ -133,24 +133,6 @@ class Discharge:
 
 
 NO_DEMANDS = Discharge()
-
-
-def caught_all(evidence: Evidence) -> bool:
-    """Return whether faults were planted and every one of them was caught."""
-    if evidence.faults is None:
-        return False
-    planted, caught = evidence.faults.get("planted"), evidence.faults.get("caught")
-    return isinstance(planted, int) and planted > 0 and caught == planted
-
-
-def is_bit_equal(evidence: Evidence) -> bool:
-    """Return whether subject and oracle agreed in every bit."""
-    return evidence.observed.get("bit_equal") is True
-
-
-def _repeats(evidence: Evidence) -> int:
-    repeats = evidence.observed.get("repeats")
-    return repeats if isinstance(repeats, int) else 0
 
 
 def _runs_on(evidence: Evidence, words: str) -> bool:

@@ -237,9 +237,9 @@ class Evidence:
             oracle=data.get("oracle"),
             inputs=data.get("inputs"),
             reasons=get_texts(data, "reasons", what),
-            observed=get_object(data, "observed", what),
-            coverage=get_object(data, "coverage", what),
-            faults=get_object(data, "faults", what) if "faults" in data else None,
+            observed=_Settled(get_object(data, "observed", what)),
+            coverage=_Settled(get_object(data, "coverage", what)),
+            faults=_Settled(get_object(data, "faults", what)) if "faults" in data else None,
             retracted=_retraction(data["retracted"]) if "retracted" in data else None,
             signature=_signature(data["signature"]) if "signature" in data else None,
         )
@@ -250,7 +250,30 @@ class Evidence:
         """Return the record as it was observed."""
         return replace(self, retracted=None) if self.retracted else self
 
-    def _identity(self) -> list[str | None]:
+    @property
+    def has_caught_all(self) -> bool:
+        """Whether faults were planted and every one of them was caught."""
+        if self.faults is None:
+            return False
+        planted, caught = self.faults.get("planted"), self.faults.get("caught")
+        return isinstance(planted, int) and planted > 0 and caught == planted
+
+    @property
+    def is_bit_equal(self) -> bool:
+        """Whether subject and oracle agreed in every bit."""
+        return self.observed.get("bit_equal") is True
+
+    @property
+    def repeats(self) -> int:
+        """How often the observation was repeated within its run."""
+        repeats = self.observed.get("repeats")
+        return repeats if isinstance(repeats, int) else 0
+
+    def _identity(self) -> list[str | bool | int | None]:
+        """All that a status is computed from: where two records differ in it, both count.
+
+        Else the union of two sets would depend on which of two equal ids it kept.
+        """
         return [
             self.falsifier,
             self.entry,
@@ -261,6 +284,10 @@ class Evidence:
             self.machine,
             self.outcome.value,
             self.source.value,
+            self.platform,
+            self.has_caught_all,
+            self.is_bit_equal,
+            self.repeats,
         ]
 
     def _content(self) -> list[Any]:
@@ -357,6 +384,8 @@ def settle(value: Any) -> Any:
     """
     if value is None or isinstance(value, _PLAIN):
         return value
+    if isinstance(value, _Settled):
+        return dict(value)
     if isinstance(value, float):
         return float(format(value, _SIGNIFICANT)) if math.isfinite(value) else str(float(value))
     if isinstance(value, _SEQUENCES):
@@ -367,6 +396,10 @@ def settle(value: Any) -> Any:
         msg = f"a {type(value).__name__} cannot be recorded as evidence"
         raise LedgerError(msg, expected="numbers, strings, lists and mappings") from None
     return {key if isinstance(key, str) else _no_key(key): settle(each) for key, each in members}
+
+
+class _Settled(dict[str, Any]):
+    """Numbers that were settled when they were recorded: the record's digest says so."""
 
 
 def _no_key(key: object) -> NoReturn:

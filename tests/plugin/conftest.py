@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,7 +92,10 @@ class Ran:
         return {key: n for key, n in self.result.parseoutcomes().items() if key not in aside}
 
     def statuses(self, contract: str = "C-ONE") -> dict[str, str]:
-        """Status by falsifier, as it is on file."""
+        """Status by falsifier, as it is on file, or as it is told where nothing was observed."""
+        if contract not in self.ledgers:
+            told = re.search(rf"^{contract}  ledger: .*\n((?:  .*\n)+)", self.text, re.MULTILINE)
+            return dict(re.findall(r"^  (FALSIFY-\S+) +([A-Z]+) ", told[1], re.MULTILINE))
         falsifiers = json.loads(self.ledgers[contract])["falsifiers"]
         return {id_: block["status"] for id_, block in falsifiers.items()}
 

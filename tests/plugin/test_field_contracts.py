@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -59,10 +60,13 @@ def test_a_run_gives_each_a_status_and_a_reason(field, expected, tmp_path):
 
     assert "Traceback" not in done.stdout + done.stderr
     ledgers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("evidence/*")}
-    # Contracts that share an id would share a ledger: all but one are denied, and named.
-    assert {each.id for each in expected.values()} == ledgers.keys()
+    # What nothing was observed of has no ledger; two contracts of one id are denied, and named.
+    assert ledgers.keys() <= {each.id for each in expected.values()}
+    told = re.findall(r"^  \S+ +([A-Z]+)  +(\S.*)$", done.stdout, re.MULTILINE)
+    assert {status for status, _ in told} <= {"UNTRIED", "BLOCKED"}
+    assert len(told) >= 200
     blocks = [block for each in ledgers.values() for block in each["falsifiers"].values()]
-    assert {block["status"] for block in blocks} == {"UNTRIED", "BLOCKED"}
+    assert {block["status"] for block in blocks} <= {"UNTRIED", "BLOCKED"}
     assert all(block["because"] for block in blocks)
     assert "are both called" in done.stdout
     assert done.returncode == 1

@@ -38,7 +38,7 @@ def vocabulary():
         },
         engines={
             "transformers": {
-                "dtype": {"enum": ["float32", "bfloat16"], "default": "float32"},
+                "dtype": {"enum": ["float32", "bfloat16", "float16"], "default": "float32"},
                 "threads": {"type": "integer"},
             },
             "recorded": {"bundle": {"type": "string"}},

@@ -56,7 +56,7 @@ def test_the_name_of_a_capture_does_not_count(digest, executable):
         ("layers: 0..2", "layers: 0..3"),
         ("layers: 0..2", "layers: all"),
         ("    layers: 0..2\n", "    layers: 0..2\n    steps: 1\n"),
-        ("engine: transformers, dtype: float32", "engine: transformers, dtype: bfloat16"),
+        ("engine: transformers, dtype: float32", "engine: transformers, dtype: float16"),
         ("bundle: a", "bundle: b"),
         ("What is 2+2?", "What is 2+3?"),
         ("tokens: [1, 2, 3]", "tokens: [1, 2]"),

@@ -1,9 +1,10 @@
 """Two validators, one that is fast and one that explains: what fits one fits the other."""
 
+import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -71,6 +72,7 @@ SCHEMAS = st.recursive(st.booleans(), schemas, max_leaves=5)
 @settings(max_examples=600, deadline=None)
 @given(SCHEMAS, VALUES)
 def test_the_fast_one_is_never_the_laxer(schema, value):
+    assume("Infinity" not in json.dumps(schema) and "NaN" not in json.dumps(schema))
     schema = {"allOf": [schema], "$defs": {"other": {"type": ["string", "object"]}}}
     if Shape(schema)._fits(value):
         assert Draft202012Validator(schema).is_valid(value)

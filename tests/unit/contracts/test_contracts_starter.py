@@ -48,7 +48,12 @@ def test_a_starter_is_clean_of_lint(tmp_path, words):
 
     path = tmp_path / "starter.yaml"
     path.write_text(
-        starter("m", subject=StarterCapture(), oracle=StarterCapture(), file="starter.yaml")
+        starter(
+            "m",
+            subject=StarterCapture(options={"dtype": "bfloat16"}),
+            oracle=StarterCapture(),
+            file="starter.yaml",
+        )
     )
     report = lint([path], vocabulary=words, sources=Sources(tmp_path))
     assert (report.contracts, report.findings) == (1, ())

@@ -37,6 +37,10 @@ def test_an_observation_survives_json(record):
         {"oracle": None},
         {"inputs": None},
         {"falsifier": "FALSIFY-OTHER"},
+        {"platform": "darwin"},
+        {"faults": {"planted": 8, "caught": 8}},
+        {"observed": {"bit_equal": True}},
+        {"observed": {"repeats": 9}},
     ],
 )
 def test_whatever_a_verdict_depends_on_makes_it_another_piece_of_evidence(change):
@@ -48,9 +52,8 @@ def test_whatever_a_verdict_depends_on_makes_it_another_piece_of_evidence(change
     [
         {"observed": {}},
         {"coverage": {}},
-        {"faults": {}},
+        {"faults": {"planted": 8, "caught": 7}},
         {"reasons": ("because",)},
-        {"platform": "darwin"},
     ],
 )
 def test_numbers_and_words_change_the_content_but_not_the_identity(change):

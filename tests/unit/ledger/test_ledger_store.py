@@ -71,7 +71,7 @@ def test_nothing_but_ledgers_lies_beside_the_ledgers(path):
         ('"status": "FUNCTIONAL"', '"status": "DISCHARGED"', "status", 4),
         ("DISCHARGED needs 1 more machine", "all is well", "because", 4),
         ('"outcome": "held"', '"outcome": "refuted"', "id of evidence", 4),
-        ('"caught": 8', '"caught": 7', "content of evidence", 4),
+        ('"caught": 8', '"caught": 7', "id of evidence", 4),
         ('"rel_l2": 0.0031', '"rel_l2": NaN', "NaN", 1),
         ('"rel_l2": 0.0031', '"rel_l2": 0.1, "rel_l2": 0.0031', "stands twice", 1),
         ('"source": "live"', '"source": "dream"', "'source'", 4),
