@@ -94,7 +94,7 @@ def test_the_schema_is_a_schema():
          "captures.control.bundel: one of bundle", "did you mean `bundle`?"),
         (("dtype: bfloat16", "dtype: bf16"),
          "`bf16` is not what `dtype` can be",
-         "captures.subject.dtype: one of bfloat16, float32", "did you mean `bfloat16`?"),
+         "captures.subject.dtype: one of bfloat16, float16, float32", "did you mean `bfloat16`?"),
         (('{text: "What is 2+2?"}', "{}"),
          "`prompt` is empty",
          "inputs.prompt: exactly one of", None),
