@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pytest_falsify._items import named_tests
 from pytest_falsify._loading import entry_facts, load, vocabulary
 from pytest_falsify.cli.shared import contract_files, contracts_option, evidence_option
 from pytest_falsify.contracts.lint.baseline import beyond, read_baseline, write_baseline
@@ -23,6 +24,7 @@ from pytest_falsify.contracts.show import find
 from pytest_falsify.contracts.show import show as shown
 from pytest_falsify.contracts.starter import StarterCapture, starter
 from pytest_falsify.errors import ContractError, FalsifyError
+from pytest_falsify.ledger.evidence import Source
 from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.status import Status, judge
 from pytest_falsify.ledger.store import ledger_path, read
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_falsify.contracts.model import Contract, Falsifier
+    from pytest_falsify.ledger.block import Ledger
 
 FOUND = 1
 TABLE = ("tool", "pytest-falsify", "lint")
@@ -129,9 +132,13 @@ def _statuses(files: Sequence[Path], evidence: Path) -> dict[str, str]:
 
 
 def _blocks(contract: Contract, evidence: Path) -> Mapping[str, tuple[Status, str]]:
-    on_file = read(ledger_path(evidence, contract.id))
-    ledger = fold(on_file, contract.id, entry_facts(contract), ())
+    ledger = _ledger(contract, evidence)
     return {id_: judge(block) for id_, block in ledger.blocks.items()}
+
+
+def _ledger(contract: Contract, evidence: Path) -> Ledger:
+    on_file = read(ledger_path(evidence, contract.id))
+    return fold(on_file, contract.id, entry_facts(contract), ())
 
 
 @click.command()
@@ -150,8 +157,17 @@ def show(falsifier: str, contracts: Sequence[Path], evidence: Path) -> None:
 
 
 def _shown(contract: Contract, entry: Falsifier, place: str, evidence: Path) -> str:
-    status, because = _blocks(contract, evidence)[entry.id]
-    return shown(contract, entry, place=place, status=status.value, because=because)
+    block = _ledger(contract, evidence).blocks[entry.id]
+    status, because = judge(block)
+    bound = {each.target for each in block.evidence if each.source is Source.BOUND}
+    return shown(
+        contract,
+        entry,
+        place=place,
+        status=status.value,
+        because=because,
+        bound_tests=sorted({*bound, *named_tests(entry)}),
+    )
 
 
 @click.command()

@@ -222,3 +222,24 @@ def test_the_schema_knows_the_kinds_and_options_that_are_installed():
     Draft202012Validator.check_schema(schema)
     text = json.dumps(schema)
     assert all(word in text for word in ("deterministic", "new_tokens", "rounding", "transformers"))
+
+
+def test_show_names_the_tests_that_are_bound(tree, pytester, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    (tree / "contracts/two.yaml").write_text(
+        "metadata: {id: C-TWO}\nfalsification_tests:\n- {id: FALSIFY-B-1, rule: r}\n"
+    )
+    (tree / "test_mine.py").write_text(
+        "import pytest\n\n@pytest.mark.falsifies('FALSIFY-B-1')\n"
+        "def test_it():\n    assert 1 + 1 == 2\n"
+    )
+    (tree / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.chdir(tree)
+    pytester.runpytest_subprocess(
+        "--falsify", str(tree), "--rootdir", str(tree), "-k", "test_it or B-1"
+    )
+
+    output = run("show", "FALSIFY-B-1").output
+
+    assert "test_mine.py::test_it" in output
+    assert "PARTIAL" in output
