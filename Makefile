@@ -19,7 +19,7 @@ help:
 
 $(VENV)/installed: pyproject.toml ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[hf,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[hf,lint,test]'
 	@touch $@
 
 falsify: $(VENV)/installed demo
@@ -35,7 +35,7 @@ test: $(VENV)/installed
 	$(RUN) pytest -n 2 $(PYTEST_ARGS)
 
 $(VENV)/linted: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[dev,hf,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt -e '.[dev,hf,lint,test]'
 	@touch $@
 
 bench-%: $(VENV)/installed

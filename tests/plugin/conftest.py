@@ -95,7 +95,8 @@ class Ran:
         """Status by falsifier, as it is on file, or as it is told where nothing was observed."""
         if contract not in self.ledgers:
             told = re.search(rf"^{contract}  ledger: .*\n((?:  .*\n)+)", self.text, re.MULTILINE)
-            return dict(re.findall(r"^  (FALSIFY-\S+) +([A-Z]+) ", told[1], re.MULTILINE))
+            lines = told[1] if told else ""  # a session that broke down tells nothing
+            return dict(re.findall(r"^  (FALSIFY-\S+) +([A-Z]+) ", lines, re.MULTILINE))
         falsifiers = json.loads(self.ledgers[contract])["falsifiers"]
         return {id_: block["status"] for id_, block in falsifiers.items()}
 
