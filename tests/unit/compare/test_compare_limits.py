@@ -227,7 +227,7 @@ def test_no_limit_lets_a_nan_pass():
     subject[0, 0] = np.nan
     found = smallest_passing(of(subject), parse_limits({"rel_l2": {"max": 1}}))
     assert (found.value, found.hopeless) == ({}, ("rel_l2",))
-    assert str(found) == "{}; no limit would pass rel_l2"
+    assert str(found) == "no limit of rel_l2"
 
 
 def test_the_smallest_passing_limits_read_as_a_contract_states_them():
