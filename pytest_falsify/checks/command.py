@@ -10,18 +10,17 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.canonical import digest, digest_bytes
-from pytest_falsify.checks.process import Finished, run
+from pytest_falsify.canonical import digest
 from pytest_falsify.checks.verdict import Verdict, inconclusive
 from pytest_falsify.contracts.model import CheckSpec, Contract, Target
 from pytest_falsify.contracts.shell_words import StringKind, judge_test
+from pytest_falsify.engines.process import Finished, run
+from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.errors import ContractError
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
     from pytest_falsify.checks.base import Captures, Compare, Request
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.contracts.model import Falsifier
@@ -169,20 +168,6 @@ def refusal(text: str) -> str:
     The writer of ``run:`` has said that it is a command, so its program need not be a known one.
     """
     return judge_test("\n".join(f"env {line}" for line in text.splitlines() if line.strip())).why
-
-
-def repository(path: Path) -> Path:
-    """Return the folder of the repository that a contract stands in, or the contract's own."""
-    parents = path.resolve().parents
-    return next((each for each in parents if (each / ".git").exists()), parents[0])
-
-
-def sources_digest(root: Path, globs: list[str] | tuple[str, ...]) -> str | None:
-    """Return the digest of the names and contents of files; None where none are declared."""
-    if not globs:
-        return None
-    files = sorted({each for glob in globs for each in root.glob(glob) if each.is_file()})
-    return digest({str(each.relative_to(root)): digest_bytes(each.read_bytes()) for each in files})
 
 
 def disagreements(done: Finished, expected: Mapping[str, Any]) -> Iterator[str]:

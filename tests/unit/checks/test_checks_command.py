@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from pytest_falsify.checks.command import disagreements, observed, refusal, sources_digest
-from pytest_falsify.checks.process import KEPT_BYTES, Stream, run
+from pytest_falsify.checks.command import disagreements, observed, refusal
+from pytest_falsify.engines.process import KEPT_BYTES, Stream, run
+from pytest_falsify.engines.sources import sources_digest
 from pytest_falsify.errors import ContractError
 
 
