@@ -31,7 +31,7 @@ class Inside(Protocol):
     """What is told what one layer's attention saw."""
 
     def __call__(self, layer: int, stage: str, tensor: torch.Tensor, /) -> None:
-        """Take one tensor of one sequence, in the dims of its stage."""
+        """Take one tensor of the whole batch: its axis, then the dims of the stage."""
 
 
 Wanted = Mapping[int, Sequence[str]]
@@ -116,21 +116,21 @@ def _scores(
     _weights: torch.Tensor | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """Compute the scaled scores again, before the mask: heads, tokens, sources."""
+    """Compute the scaled scores again, before the mask: batch, heads, tokens, sources."""
     import torch
 
     repeats = query.shape[1] // key.shape[1]
     scaling = options.get("scaling") or module.head_dim**-0.5
     scores = torch.matmul(query, key.repeat_interleave(repeats, dim=1).transpose(2, 3)) * scaling
     cap = options.get("softcap")
-    return (torch.tanh(scores / cap) * cap if cap else scores)[0]
+    return torch.tanh(scores / cap) * cap if cap else scores
 
 
 _SHOWN: dict[str, Any] = {
-    "q_post_rope": lambda _m, q, _k, _v, _w, _o: q[0].transpose(0, 1),
-    "k_post_rope": lambda _m, q, k, _v, _w, _o: k[0, :, -q.shape[2] :].transpose(0, 1),
-    "k_cache": lambda _m, _q, k, _v, _w, _o: k[0].transpose(0, 1),
-    "v_cache": lambda _m, _q, _k, v, _w, _o: v[0].transpose(0, 1),
+    "q_post_rope": lambda _m, q, _k, _v, _w, _o: q.transpose(1, 2),
+    "k_post_rope": lambda _m, q, k, _v, _w, _o: k[:, :, -q.shape[2] :].transpose(1, 2),
+    "k_cache": lambda _m, _q, k, _v, _w, _o: k.transpose(1, 2),
+    "v_cache": lambda _m, _q, _k, v, _w, _o: v.transpose(1, 2),
     "attn_scores": _scores,
-    "attn_softmax": lambda _m, _q, _k, _v, w, _o: w[0],
+    "attn_softmax": lambda _m, _q, _k, _v, w, _o: w,
 }

@@ -6,20 +6,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.engines.attention import STAGES_INSIDE, watched
-from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    import numpy as np
     import torch
 
-    from pytest_falsify.engines.base import Sink
     from pytest_falsify.stages.family import Family, Tap
+    from pytest_falsify.stages.vocabulary import Site
 
-MASKS = {"attn_softmax": "zero"}
+    Show = Callable[[int | None, str, torch.Tensor], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,53 +50,29 @@ class Watch:
         return cls(family=family, taps=taps, joined=joined, inside=inside)
 
     @contextmanager
-    def watching(
-        self, model: torch.nn.Module, step: int, positions: tuple[int, ...], sink: Sink
-    ) -> Iterator[None]:
-        """Hand every site of one step to the sink while the model runs.
+    def watching(self, model: torch.nn.Module, show: Show) -> Iterator[None]:
+        """Show every site of one step while the model runs.
 
         Args:
             model: the model.
-            step: 0 for the prefill, n for the nth decode step.
-            positions: of the tokens that are fed.
-            sink: what receives copies of the tensors.
+            show: takes the layer, the stage and the tensor of the whole batch, the batch's axis
+                first. The model may write into the tensor afterwards.
         """
-        seen = _Step(step, positions, sink)
         with ExitStack() as stack:
             for tap, sites in self.taps.items():
-                stack.callback(_tap(model, tap, sites, seen).remove)
+                stack.callback(_tap(model, tap, sites, show).remove)
             for layer, stages in self.joined.items():
                 names = [each.format(i=layer) for each in self.family.projections]
-                for handle in _joined(model, names, layer, stages, seen):
+                for handle in _joined(model, names, layer, stages, show):
                     stack.callback(handle.remove)
-            stack.enter_context(watched(model, self.inside, seen.put))
+            stack.enter_context(watched(model, self.inside, show))
             yield
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    step: int
-    positions: tuple[int, ...]
-    sink: Sink
-
-    def put(self, layer: int | None, stage: str, tensor: torch.Tensor) -> None:
-        """Hand a copy of a tensor of one sequence to the sink."""
-        array = to_numpy(tensor)
-        # A cache holds the tokens of all steps, every other tensor those of this one.
-        positions = tuple(range(len(array))) if stage.endswith("_cache") else self.positions
-        captured = CapturedTensor(
-            array=array,
-            dims=STAGES[stage].dims,
-            positions=positions,
-            mask=MASKS.get(stage, "none"),
-        )
-        self.sink(Site(self.step, layer, stage), captured)
-
-
-def _tap(model: torch.nn.Module, tap: Tap, sites: Sequence[Site], seen: _Step) -> Any:
+def _tap(model: torch.nn.Module, tap: Tap, sites: Sequence[Site], show: Show) -> Any:
     def put(tensor: torch.Tensor) -> None:
         for site in sites:
-            seen.put(site.layer, site.stage, tensor[0])
+            show(site.layer, site.stage, tensor)
 
     def on_input(_module: Any, arguments: tuple[Any, ...]) -> None:
         put(arguments[0])
@@ -114,7 +87,7 @@ def _tap(model: torch.nn.Module, tap: Tap, sites: Sequence[Site], seen: _Step) -
 
 
 def _joined(
-    model: torch.nn.Module, names: Sequence[str], layer: int, stages: Sequence[str], seen: _Step
+    model: torch.nn.Module, names: Sequence[str], layer: int, stages: Sequence[str], show: Show
 ) -> Iterator[Any]:
     """Collect the outputs of the projections, in the order q, k, v; they run in that order."""
     parts: dict[str, list[torch.Tensor]] = {stage: [] for stage in stages}
@@ -123,9 +96,9 @@ def _joined(
         import torch
 
         for stage, found in parts.items():
-            found.append(_JOINABLE[stage](module, arguments[0], output)[0])
+            found.append(_JOINABLE[stage](module, arguments[0], output))
             if len(found) == len(names):
-                seen.put(layer, stage, torch.cat(found, dim=-1))
+                show(layer, stage, torch.cat(found, dim=-1))
 
     for name in names:
         yield model.get_submodule(name).register_forward_hook(on_output)
@@ -148,19 +121,3 @@ _JOINABLE: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] 
     "qkv_matmul": _without_bias,
     "qkv_bias": _as_it_is,
 }
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Copy a tensor to the host in its own dtype; bfloat16 becomes ml_dtypes' bfloat16.
-
-    It is a copy because a residual add may write into the tensor later in the pass.
-    """
-    import ml_dtypes
-    import torch
-
-    host = tensor.detach().to("cpu", copy=True).contiguous()
-    if host.dtype is torch.bfloat16:
-        bits: np.ndarray[Any, Any] = host.view(torch.uint16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: np.ndarray[Any, Any] = host.numpy()
-    return array

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.attention import ALWAYS, EAGER_ONLY, ON_REQUEST
 from pytest_falsify.engines.base import Answer
+from pytest_falsify.engines.handout import HandOut, Sequence, to_numpy
 from pytest_falsify.engines.model_files import model_folder, weights_digest
-from pytest_falsify.engines.observer import Watch, to_numpy
+from pytest_falsify.engines.observer import Watch
 from pytest_falsify.engines.rounding import Rounding
 from pytest_falsify.errors import Blocked, CaptureError
 from pytest_falsify.stages.family import Family, family_of
@@ -243,7 +244,9 @@ class TransformersSession:
         with _threads(self.settings["threads"]), torch.inference_mode(), disturbed:
             for step in range(plan.decode_steps + 1):
                 positions = tuple(range(first, first + feed.shape[1]))
-                with watch.watching(self.model, step, positions, sink) if watch else nullcontext():
+                own = Sequence(index=0, positions=positions, columns=positions[-1] + 1)
+                out = HandOut(step=step, sequences=((own, sink),))
+                with watch.watching(self.model, out.show) if watch else nullcontext():
                     output = self.model(
                         input_ids=feed, past_key_values=cache, use_cache=plan.decode_steps > 0
                     )

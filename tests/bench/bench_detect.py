@@ -30,6 +30,7 @@ from pytest_falsify.compare.faults import FAULTS, smallest_caught
 from pytest_falsify.compare.noise import Judgement, judge_site
 from pytest_falsify.contracts.model import CaptureSpec, Target
 from pytest_falsify.engines.base import Answer
+from pytest_falsify.engines.handout import HandOut, Sequence
 from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
@@ -94,10 +95,9 @@ class Batched:
         rows = [np.roll(inputs.tokens, shift).tolist() for shift in range(self._rows + 1)]
         watch = self._session._watch(plan)
         positions = tuple(range(len(inputs.tokens)))
-        with (
-            torch.inference_mode(),
-            watch.watching(self._session.model, 0, positions, sink),
-        ):
+        first = Sequence(index=0, positions=positions, columns=len(positions))
+        out = HandOut(step=0, sequences=((first, sink),))
+        with torch.inference_mode(), watch.watching(self._session.model, out.show):
             self._session.model(input_ids=torch.tensor(rows), use_cache=False)
         return Answer(logits=(), continuation=())
 

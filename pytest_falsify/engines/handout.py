@@ -1,0 +1,228 @@
+"""From one step of a padded batch to the sinks: each sequence's own rows, off the device.
+
+On the CPU a tensor is handed out the moment it is seen. On an accelerator copies stay there until
+the step ends; then all of them go to pinned memory on a stream of their own, and the host waits
+once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.captures.capture import CapturedTensor
+from pytest_falsify.stages.vocabulary import STAGES, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import torch
+
+    from pytest_falsify.engines.base import Sink
+
+    Array = np.ndarray[Any, Any]
+
+MASKS = {"attn_softmax": "zero"}
+CACHES = frozenset({"k_cache", "v_cache"})
+_ALIGNMENT = 64
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the last planned site has been seen
+    """Ends a forward pass of which nothing more was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """Where one sequence stands in one step of a batch.
+
+    Attributes:
+        index: its place in the batch.
+        positions: of its tokens that are fed in this step.
+        fed: its own columns among those that are fed in this step.
+        padding: the columns of padding before and after its own, among all columns so far.
+        columns: how many columns there are so far, padding included.
+        chosen: the places among ``positions`` whose rows are kept; None: all.
+    """
+
+    index: int
+    positions: tuple[int, ...]
+    columns: int
+    fed: slice = field(default_factory=lambda: slice(None))
+    padding: tuple[int, int] = (0, 0)
+    chosen: tuple[int, ...] | None = None
+
+    def own(self, stage: str, batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Return this sequence's part of a tensor, and the positions along its ``t`` axis.
+
+        Args:
+            stage: whose tensor it is.
+            batch: the tensor of all sequences: the batch's axis, then the stage's own.
+        """
+        part = batch[self.index]
+        names = STAGES[stage].dims.split()
+        for axis, name in enumerate(names):
+            columns = self._columns(name, is_cache=stage in CACHES, length=part.shape[axis])
+            if columns != slice(None):
+                part = part[(*(slice(None),) * axis, columns)]
+        rows = part.shape[names.index("t")] if stage in CACHES else len(self.positions)
+        end = self.positions[-1] + 1
+        positions = tuple(range(end - rows, end)) if stage in CACHES else self.positions
+        return self._chosen(part, positions, names.index("t"))
+
+    def _columns(self, name: str, *, is_cache: bool, length: int) -> slice:
+        if name == "t" and not is_cache:
+            return self.fed
+        if name not in {"t", "s"} or self.padding == (0, 0):
+            return slice(None)
+        # A sliding window has forgotten the columns that it does not show, padding first.
+        before = max(0, self.padding[0] - (self.columns - length))
+        return slice(before, length - self.padding[1])
+
+    def _chosen(
+        self, part: torch.Tensor, positions: tuple[int, ...], axis: int
+    ) -> tuple[torch.Tensor, tuple[int, ...]]:
+        if self.chosen is None:
+            return part, positions
+        import torch
+
+        chosen = torch.tensor(self.chosen, device=part.device)
+        return part.index_select(axis, chosen), tuple(positions[each] for each in self.chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A copy that is still on the accelerator."""
+
+    tensor: torch.Tensor
+    take: Callable[[Array], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class HandOut:
+    """Hands the tensors of one step to the sinks of the sequences.
+
+    Attributes:
+        step: 0 for the prefill, n for the nth decode step.
+        sequences: each with who takes its tensors.
+        waits: keep copies on the device until ``finish``.
+        last: after how many stages and layers nothing more is wanted; None: the step runs through.
+    """
+
+    step: int
+    sequences: tuple[tuple[Sequence, Sink], ...]
+    waits: bool = False
+    last: int | None = None
+    _waiting: list[_Waiting] = field(default_factory=list)
+    _seen: int = 0
+
+    def show(self, layer: int | None, stage: str, batch: torch.Tensor) -> None:
+        """Take the tensor of one site; it may be written to afterwards.
+
+        Raises:
+            Stopped: when it was the last one that is wanted.
+        """
+        for sequence, sink in self.sequences:
+            part, positions = sequence.own(stage, batch)
+            self._hand(Site(self.step, layer, stage), part, positions, sink)
+        self._seen += 1
+        if self._seen == self.last:
+            raise Stopped
+
+    def finish(self) -> None:
+        """Bring to the host what is still on the device, and hand it out in the order it came."""
+        arrays = to_host([each.tensor for each in self._waiting])
+        for each, array in zip(self._waiting, arrays, strict=True):
+            each.take(array)
+        self._waiting.clear()
+
+    def _hand(self, site: Site, part: torch.Tensor, positions: tuple[int, ...], sink: Sink) -> None:
+        def take(array: Array) -> None:
+            sink(
+                site,
+                CapturedTensor(
+                    array=array,
+                    dims=STAGES[site.stage].dims,
+                    positions=positions,
+                    mask=MASKS.get(site.stage, "none"),
+                ),
+            )
+
+        if self.waits:
+            self._waiting.append(_Waiting(_copy(part), take))
+        else:
+            take(as_numpy(part if borrows(sink) else _copy(part)))
+
+
+def borrows(sink: Sink) -> bool:
+    """Tell whether a sink is done with a tensor when it returns, so that none need be copied."""
+    return bool(getattr(sink, "borrows", False))
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy in C order on the same device.
+
+    It is a copy because a residual add may write into the tensor later in the pass.
+    """
+    import torch
+
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def to_host(tensors: list[torch.Tensor]) -> list[Array]:
+    """Copy tensors of one device to the host, waiting once: into one buffer, which they share.
+
+    The buffer is pinned where the device is an accelerator, and the copies run on a stream of
+    their own, so that the device goes on meanwhile.
+    """
+    import torch
+
+    if not tensors:
+        return []
+    starts = [0]
+    for each in tensors:
+        starts.append(starts[-1] + -(-each.nbytes // _ALIGNMENT) * _ALIGNMENT)
+    is_cuda = tensors[0].is_cuda
+    buffer = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=is_cuda)
+    places = [
+        buffer[start : start + each.nbytes].view(each.dtype).view(each.shape)
+        for start, each in zip(starts[:-1], tensors, strict=True)
+    ]
+    if is_cuda:
+        _copy_aside(tensors, places)
+    else:
+        for place, each in zip(places, tensors, strict=True):
+            place.copy_(each)
+    return [as_numpy(each) for each in places]
+
+
+def _copy_aside(tensors: list[torch.Tensor], places: list[torch.Tensor]) -> None:
+    import torch
+
+    aside = torch.cuda.Stream(tensors[0].device)
+    aside.wait_stream(torch.cuda.current_stream(tensors[0].device))
+    with torch.cuda.stream(aside):
+        for place, each in zip(places, tensors, strict=True):
+            place.copy_(each, non_blocking=True)
+            each.record_stream(aside)
+    aside.synchronize()
+
+
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """Copy a tensor to the host in its own dtype, in C order."""
+    return as_numpy(_copy(tensor.detach().cpu() if tensor.is_cuda else tensor.detach()))
+
+
+def as_numpy(tensor: torch.Tensor) -> Array:
+    """Return a tensor of the CPU as an array that shares its memory.
+
+    bfloat16 becomes ml_dtypes' bfloat16.
+    """
+    import ml_dtypes
+    import torch
+
+    if tensor.dtype is torch.bfloat16:
+        bits: Array = tensor.detach().view(torch.uint16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: Array = tensor.detach().numpy()
+    return array
