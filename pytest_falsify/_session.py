@@ -10,6 +10,7 @@ import pytest
 from pytest_falsify._items import VERDICT, ContractFile, FalsifierItem, lanes_of
 from pytest_falsify._places import YAML_SUFFIXES
 from pytest_falsify._run import ATTRIBUTE, Run
+from pytest_falsify._told import Told
 from pytest_falsify.canonical import canonical_bytes
 from pytest_falsify.checks.evidence import blocked, evidence_of
 from pytest_falsify.contracts.load import looks_like_contract
@@ -104,6 +105,8 @@ class FalsifySession:
         """Take what a worker, or this process, reports."""
         if self.run:
             self.run.take(report)
+            if report.failed and isinstance(report.longrepr, str):
+                report.longrepr = cast("Any", Told(report.longrepr))
 
     def pytest_internalerror(self) -> None:
         """Remember that the run broke: pytest-xdist may end it with status 0 (its issue 1017)."""

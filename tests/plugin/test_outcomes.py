@@ -115,3 +115,16 @@ def test_an_error_that_is_ours_keeps_its_traceback(project):
     assert ran.outcomes == {"failed": 1}
     assert "ZeroDivisionError" in ran.text
     assert ran.statuses() == {"FALSIFY-A-1": "UNTRIED"}
+
+
+def test_a_refutation_is_told_once_and_listed_in_one_line(project, monkeypatch, workers):
+    monkeypatch.setenv("CI", "true")
+    project.captures(FALSIFY_A_1=0.5)
+    project.contract("FALSIFY-A-1")
+
+    text = project.run("contracts", "--falsify-ledger=off", *workers).text
+
+    listed = text.partition("short test summary info")[2]
+    assert "FAILED contracts/one.yaml::FALSIFY-A-1[here] - contracts/one.yaml:11: refuted" in listed
+    assert "rule: " not in listed
+    assert text.count("rule: ") == 1
