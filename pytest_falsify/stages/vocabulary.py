@@ -39,6 +39,8 @@ _LAYER_STAGES = {
     "qkv_bias": "t d",
     "q_post_rope": "t h d",
     "k_post_rope": "t k d",
+    "k_cache": "t k d",
+    "v_cache": "t k d",
     "attn_scores": "h t s",
     "attn_softmax": "h t s",
     "attention": "t d",
@@ -55,8 +57,6 @@ _LAYER_STAGES = {
     "moe_ffn_out": "t d",
     "ffn_out": "t d",
     "post_ffn_residual": "t d",
-    "k_cache": "t k d",
-    "v_cache": "t k d",
 }
 
 STAGES: dict[str, Stage] = {
