@@ -57,14 +57,19 @@ class TokenInputs:
     Attributes:
         name: the input's name in the contract.
         tokens: the token ids of one sequence.
+        forced: the tokens that decode steps are fed, in order; empty: each is fed the greedy token
+            of the step before.
     """
 
     name: str
     tokens: tuple[int, ...]
+    forced: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
         """``sha256:...`` of the token ids alone: a renamed input is the same input."""
+        if self.forced:
+            return digest({"forced": list(self.forced), "tokens": list(self.tokens)})
         return digest(list(self.tokens))
 
 

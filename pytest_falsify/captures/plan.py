@@ -20,12 +20,17 @@ class Plan:
         stages: canonical names, or None for all that the session can show; empty means that
             nothing is observed but the run's answer.
         layers: the layers, or None for all of the model's.
-        decode_steps: how many greedy tokens are decoded after the prefill.
+        decode_steps: how many tokens are decoded after the prefill.
+        positions: of the tokens of the prefill whose rows are kept, counted from the end where
+            negative; None: all. A decode step has one token, and keeps it.
+        needs_answer: False lets the run end after the last planned site, without its logits.
     """
 
     stages: tuple[str, ...] | None = ()
     layers: tuple[int, ...] | None = None
     decode_steps: int = 0
+    positions: tuple[int, ...] | None = None
+    needs_answer: bool = True
 
     def resolved(self, stages: tuple[str, ...]) -> Plan:
         """Return this plan with "all that can be shown" spelt out."""
@@ -71,20 +76,32 @@ class Plan:
             has_layers
             and set(other.named_stages) <= set(self.named_stages)
             and self.decode_steps == other.decode_steps
+            and self.positions == other.positions
+            and self.needs_answer >= other.needs_answer
         )
 
     def union(self, other: Plan) -> Plan:
-        """Return the smallest plan that covers both; their decode steps must be equal."""
+        """Return the smallest plan that covers both, whose steps and positions must be equal."""
         layers = None
         if self.layers is not None and other.layers is not None:
             layers = tuple(sorted({*self.layers, *other.layers}))
         stages = tuple(name for name in STAGES if name in {*self.named_stages, *other.named_stages})
-        return Plan(stages=stages, layers=layers, decode_steps=self.decode_steps)
+        return replace(
+            self,
+            stages=stages,
+            layers=layers,
+            needs_answer=self.needs_answer or other.needs_answer,
+        )
 
     def to_json(self) -> dict[str, object]:
         """Return this plan as a JSON value."""
-        return {
+        plan: dict[str, object] = {
             "decode_steps": self.decode_steps,
             "layers": None if self.layers is None else sorted(self.layers),
             "stages": sorted(self.named_stages),
         }
+        if self.positions is not None:
+            plan["positions"] = sorted(self.positions)
+        if not self.needs_answer:
+            plan["needs_answer"] = False
+        return plan

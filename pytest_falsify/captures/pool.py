@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
     from pytest_falsify.engines.base import Session
 
+    _Run = tuple[str, str, int, tuple[int, ...] | None]
+
 MAX_SESSIONS = 4
 MAX_BYTES = 2 << 30
 
@@ -32,7 +34,7 @@ class CapturePool:
 
     def __init__(self, *, max_sessions: int = MAX_SESSIONS, max_bytes: int = MAX_BYTES) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._captures: OrderedDict[tuple[str, str, int], Capture] = OrderedDict()
+        self._captures: OrderedDict[_Run, Capture] = OrderedDict()
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
 
@@ -61,7 +63,7 @@ class CapturePool:
         plan = plan.resolved(session.stages)
         if is_fresh:
             return record(session, inputs, plan)
-        key = (session.identity().digest, inputs.digest, plan.decode_steps)
+        key = (session.identity().digest, inputs.digest, plan.decode_steps, plan.positions)
         known = self._captures.get(key)
         if known is None or not known.plan.covers(plan):
             known = record(session, inputs, known.plan.union(plan) if known else plan)

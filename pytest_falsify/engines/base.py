@@ -30,11 +30,13 @@ class Answer:
 
     Attributes:
         logits: one array a step: step 0 ``(tokens, vocab)``, decode steps ``(1, vocab)``.
-        continuation: the greedy tokens, one a decode step.
+        continuation: the greedy tokens, one a decode step, whether they were fed or forced ones.
+        stopped_at: the last planned site, when the run ended there: its step has no logits.
     """
 
     logits: tuple[np.ndarray[Any, Any], ...]
     continuation: tuple[int, ...]
+    stopped_at: Site | None = None
 
 
 class Session(Protocol):

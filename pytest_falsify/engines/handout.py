@@ -33,7 +33,7 @@ class Stopped(Exception):  # noqa: N818 - no error: the last planned site has be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sequence:
+class Member:
     """Where one sequence stands in one step of a batch.
 
     Attributes:
@@ -104,13 +104,13 @@ class HandOut:
 
     Attributes:
         step: 0 for the prefill, n for the nth decode step.
-        sequences: each with who takes its tensors.
+        members: the sequences that are watched, each with who takes its tensors.
         waits: keep copies on the device until ``finish``.
         last: after how many stages and layers nothing more is wanted; None: the step runs through.
     """
 
     step: int
-    sequences: tuple[tuple[Sequence, Sink], ...]
+    members: tuple[tuple[Member, Sink], ...]
     waits: bool = False
     last: int | None = None
     _waiting: list[_Waiting] = field(default_factory=list)
@@ -122,8 +122,8 @@ class HandOut:
         Raises:
             Stopped: when it was the last one that is wanted.
         """
-        for sequence, sink in self.sequences:
-            part, positions = sequence.own(stage, batch)
+        for member, sink in self.members:
+            part, positions = member.own(stage, batch)
             self._hand(Site(self.step, layer, stage), part, positions, sink)
         self._seen += 1
         if self._seen == self.last:
@@ -208,9 +208,9 @@ def _copy_aside(tensors: list[torch.Tensor], places: list[torch.Tensor]) -> None
     aside.synchronize()
 
 
-def to_numpy(tensor: torch.Tensor) -> Array:
-    """Copy a tensor to the host in its own dtype, in C order."""
-    return as_numpy(_copy(tensor.detach().cpu() if tensor.is_cuda else tensor.detach()))
+def off_device(tensor: torch.Tensor) -> Array:
+    """Return a tensor that nothing writes to any more as an array of the host, in C order."""
+    return as_numpy(tensor.contiguous().cpu())
 
 
 def as_numpy(tensor: torch.Tensor) -> Array:

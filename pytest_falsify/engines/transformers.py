@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.attention import ALWAYS, EAGER_ONLY, ON_REQUEST
-from pytest_falsify.engines.base import Answer
-from pytest_falsify.engines.handout import HandOut, Sequence, to_numpy
+from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
 from pytest_falsify.engines.model_files import model_folder, weights_digest
 from pytest_falsify.engines.observer import Watch
 from pytest_falsify.engines.rounding import Rounding
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    import numpy as np
-
     from pytest_falsify.captures.capture import TokenInputs
     from pytest_falsify.captures.plan import Plan
     from pytest_falsify.contracts.model import CaptureSpec, Target
-    from pytest_falsify.engines.base import Sink
+    from pytest_falsify.engines.base import Answer, Sink
+    from pytest_falsify.stages.vocabulary import Site
 
 INSTALL = "pip install 'pytest-falsify[hf]'"
 _DEFAULTS: dict[str, Any] = {
@@ -38,6 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "threads": 1,
     "config": {},
     "rounding": {},
+    "batch": {},
 }
 
 
@@ -63,6 +62,17 @@ class TransformersEngine:
             "required": ["dtype"],
             "additionalProperties": False,
         },
+        "batch": {
+            "type": "object",
+            "description": "run the input as the first of a batch, beside longer ones made of its "
+            "own tokens; its rows are shown without the padding",
+            "properties": {
+                "size": {"type": "integer", "minimum": 2, "maximum": 1024},
+                "padding": {"enum": [LEFT, RIGHT]},
+            },
+            "required": ["size"],
+            "additionalProperties": False,
+        },
         "config": {
             "type": "object",
             "description": "overrides of the model's configuration, merged key by key",
@@ -77,6 +87,8 @@ class TransformersEngine:
             msg = "engine transformers: torch and transformers are not installed"
             raise Blocked(msg, remedy=INSTALL)
         settings = {**_DEFAULTS, **spec.options}
+        if settings["batch"]:
+            settings["batch"] = {"padding": LEFT, **settings["batch"]}
         folder = model_folder(target, root)
         weights = weights_digest(folder)
         model = _load_model(folder, settings, device)
@@ -230,32 +242,56 @@ class TransformersSession:
         return tokens
 
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
-        """Prefill, then decode greedily; hand each planned tensor to the sink."""
+        """Prefill, then decode; hand each planned tensor to the sink.
+
+        With the option ``batch`` the input runs beside others, and only its own rows are shown.
+        """
+        batch = Batch(rows=(inputs,))
+        if self.settings["batch"]:
+            longest = self._longest(plan)
+            size, side = (self.settings["batch"][key] for key in ("size", "padding"))
+            batch = beside(inputs, size=size, side=side, longest=longest)
+        return self._answers(batch, plan, (sink,))[0]
+
+    def run_batch(self, batch: Batch, plan: Plan, sinks: tuple[Sink, ...]) -> tuple[Answer, ...]:
+        """Run several inputs as one padded batch, each with a sink that never sees padding.
+
+        Raises:
+            CaptureError: when the plan or an input does not fit the model.
+        """
+        return self._answers(batch, plan, sinks)
+
+    def _answers(self, batch: Batch, plan: Plan, sinks: tuple[Sink, ...]) -> tuple[Answer, ...]:
         import torch
 
-        self._must_fit(inputs, plan)
-        watch = self._watch(plan)
-        logits: list[np.ndarray[Any, Any]] = []
-        tokens: list[int] = []
-        feed = torch.tensor([inputs.tokens], device=self.device)
-        cache = None
-        first = 0
+        for each in batch.rows:
+            self._must_fit(each, plan)
+        if plan.decode_steps and batch.is_padded and batch.side == RIGHT:
+            msg = "decode steps cannot follow padding on the right"
+            raise CaptureError(msg, remedy="padding: left")
+        forward = Forward(
+            model=self.model,
+            device=self.device,
+            batch=batch,
+            plan=plan,
+            watch=self._watch(plan),
+            sinks=sinks,
+            end=self._end(plan),
+        )
         disturbed = self.rounding.disturbing(self.model) if self.rounding else nullcontext()
         with _threads(self.settings["threads"]), torch.inference_mode(), disturbed:
-            for step in range(plan.decode_steps + 1):
-                positions = tuple(range(first, first + feed.shape[1]))
-                own = Sequence(index=0, positions=positions, columns=positions[-1] + 1)
-                out = HandOut(step=step, sequences=((own, sink),))
-                with watch.watching(self.model, out.show) if watch else nullcontext():
-                    output = self.model(
-                        input_ids=feed, past_key_values=cache, use_cache=plan.decode_steps > 0
-                    )
-                logits.append(to_numpy(output.logits[0]))
-                first, cache = positions[-1] + 1, output.past_key_values
-                if step < plan.decode_steps:
-                    feed = output.logits[:, -1:].argmax(-1)
-                    tokens.append(int(feed))
-        return Answer(logits=tuple(logits), continuation=tuple(tokens))
+            return forward.answers()
+
+    def _end(self, plan: Plan) -> tuple[Site, int] | None:
+        """Return the last planned site and how many its step has, where the run may end there."""
+        if plan.needs_answer or not plan.named_stages:
+            return None
+        sites = [each for each in plan.sites(self.layer_count) if each.step == plan.decode_steps]
+        return sites[-1], len(sites)
+
+    def _longest(self, plan: Plan) -> int | None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return None if limit is None else limit - plan.decode_steps
 
     def _watch(self, plan: Plan) -> Watch | None:
         if plan.stages == ():
@@ -271,16 +307,20 @@ class TransformersSession:
         return Watch.of(self._family(), prefill)
 
     def _must_fit(self, inputs: TokenInputs, plan: Plan) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        wanted = len(inputs.tokens) + plan.decode_steps
+        longest = self._longest(plan)
         if not inputs.tokens:
             msg = f"input `{inputs.name}` has no tokens"
             raise CaptureError(msg, expected="at least one token")
-        if limit is not None and wanted > limit:
+        if longest is not None and len(inputs.tokens) > longest:
+            limit = longest + plan.decode_steps
+            wanted = len(inputs.tokens) + plan.decode_steps
             msg = f"input `{inputs.name}` needs {wanted} positions, the model has {limit}"
             raise CaptureError(msg, expected=f"at most {limit} tokens, decoded ones included")
+        if inputs.forced and len(inputs.forced) < plan.decode_steps:
+            msg = f"input `{inputs.name}` forces {len(inputs.forced)} tokens"
+            raise CaptureError(msg, expected=f"one for each of the {plan.decode_steps} steps")
         vocabulary = self.model.get_input_embeddings().num_embeddings
-        if not all(0 <= token < vocabulary for token in inputs.tokens):
+        if not all(0 <= token < vocabulary for token in (*inputs.tokens, *inputs.forced)):
             msg = f"input `{inputs.name}` has a token id outside the vocabulary"
             raise CaptureError(msg, expected=f"ids of 0..{vocabulary - 1}")
 

@@ -30,7 +30,7 @@ from pytest_falsify.compare.faults import FAULTS, smallest_caught
 from pytest_falsify.compare.noise import Judgement, judge_site
 from pytest_falsify.contracts.model import CaptureSpec, Target
 from pytest_falsify.engines.base import Answer
-from pytest_falsify.engines.handout import HandOut, Sequence
+from pytest_falsify.engines.handout import HandOut, Member
 from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class Batched:
         rows = [np.roll(inputs.tokens, shift).tolist() for shift in range(self._rows + 1)]
         watch = self._session._watch(plan)
         positions = tuple(range(len(inputs.tokens)))
-        first = Sequence(index=0, positions=positions, columns=len(positions))
-        out = HandOut(step=0, sequences=((first, sink),))
+        first = Member(index=0, positions=positions, columns=len(positions))
+        out = HandOut(step=0, members=((first, sink),))
         with torch.inference_mode(), watch.watching(self._session.model, out.show):
             self._session.model(input_ids=torch.tensor(rows), use_cache=False)
         return Answer(logits=(), continuation=())

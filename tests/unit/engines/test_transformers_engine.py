@@ -312,7 +312,7 @@ def test_it_needs_no_thread_setting_of_the_process(session, prompt):
 
 def test_every_option_has_a_default_or_is_optional():
     assert set(TransformersEngine.options) == {
-        "dtype", "attention", "threads", "config", "rounding",
+        "dtype", "attention", "threads", "batch", "config", "rounding",
     }  # fmt: skip
 
 
