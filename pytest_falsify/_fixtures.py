@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_falsify._permission import may_run_commands
 from pytest_falsify.errors import Blocked, ContractError
 
 if TYPE_CHECKING:
@@ -92,7 +93,12 @@ def falsify_capture(
     claim = claim_of(request.node)
     root = claim.contract.path.parent if claim else request.path.parent
     return CaptureMaker(
-        target=falsify_target, device=falsify_device, pool=falsify_pool, root=root, claim=claim
+        target=falsify_target,
+        device=falsify_device,
+        pool=falsify_pool,
+        root=root,
+        claim=claim,
+        may_run_commands=may_run_commands(request.config),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_falsify._permission import may_run_commands
 from pytest_falsify.errors import ContractError, FalsifyError
 
 if TYPE_CHECKING:
@@ -162,13 +163,6 @@ def _body(
     del falsify_device
     item: Any = request.node
     item.try_claim(falsify_captures, falsify_compare)
-
-
-def may_run_commands(config: pytest.Config) -> bool:
-    """Tell whether the person who started pytest lets contracts run commands."""
-    return bool(config.getoption("--falsify-allow-commands")) or bool(
-        config.getini("falsify_allow_commands")
-    )
 
 
 class UntriedItem(pytest.Function):

@@ -13,6 +13,7 @@ from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec
+from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import Blocked, ContractError
 from pytest_falsify.stages.vocabulary import canonical
 
@@ -35,6 +36,7 @@ class CaptureMaker:
     pool: CapturePool
     root: Path
     claim: Claim | None = None
+    may_run_commands: bool = False
 
     def __call__(
         self,
@@ -76,6 +78,7 @@ class CaptureMaker:
         *,
         is_fresh: bool,
     ) -> Capture:
+        self._must_be_allowed(spec)
         session = self.pool.session(self.target, spec, root=self.root, device=self.device)
         plan = Plan(
             stages=None if stages is None else tuple(canonical(each) for each in stages),
@@ -83,6 +86,12 @@ class CaptureMaker:
             decode_steps=decode_steps,
         )
         return self.pool.capture(session, self._inputs(inputs, session), plan, is_fresh=is_fresh)
+
+    def _must_be_allowed(self, spec: CaptureSpec) -> None:
+        """Refuse an engine that runs a contract's own commands, where nobody gave permission."""
+        if getattr(engine(spec.engine), "runs_commands", False) and not self.may_run_commands:
+            msg = f"capture `{spec.name}` runs a command, which is not done without permission"
+            raise Blocked(msg, remedy="read its `run:`, then give --falsify-allow-commands")
 
     def _spec(self, capture: str | Mapping[str, Any]) -> CaptureSpec:
         if isinstance(capture, Mapping):

@@ -21,6 +21,7 @@ from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
     from pytest_falsify.checks.base import Captures, Compare, Request
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.contracts.model import Falsifier

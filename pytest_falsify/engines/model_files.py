@@ -109,10 +109,11 @@ def weights_digest(folder: Path) -> str:
         CaptureError: see ``weight_files``.
     """
     files = [*weight_files(folder), folder / "config.json"]
-    return digest({each.name: _file_digest(each) for each in files})
+    return digest({each.name: file_digest(each) for each in files})
 
 
-def _file_digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Return ``sha256:...`` of a file; one that has not changed is read once."""
     stat = file.stat()
     return _digest_unchanged(file, stat.st_size, stat.st_mtime_ns)
 

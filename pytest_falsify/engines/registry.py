@@ -9,7 +9,10 @@ from pytest_falsify.plugins import Parts
 if TYPE_CHECKING:
     from pytest_falsify.engines.base import Engine
 
-BUILT_IN = {"transformers": "pytest_falsify.engines.transformers:TransformersEngine"}
+BUILT_IN = {
+    "command": "pytest_falsify.engines.command:CommandEngine",
+    "transformers": "pytest_falsify.engines.transformers:TransformersEngine",
+}
 ENGINES: Parts[Engine] = Parts("engine", group="pytest_falsify.engines", built_in=BUILT_IN)
 engine_names = ENGINES.names
 engine = ENGINES.get

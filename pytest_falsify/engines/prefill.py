@@ -1,0 +1,73 @@
+"""Decoding with an engine that only knows how to run a whole sequence.
+
+Each decode step is a run of its own over all tokens so far, without a cache; its tensors are the
+last token's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.captures.unstated import TOKENS
+from pytest_falsify.engines.base import Answer
+from pytest_falsify.errors import CaptureError
+from pytest_falsify.stages.vocabulary import Site
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pytest_falsify.captures.capture import CapturedTensor, TokenInputs
+    from pytest_falsify.captures.plan import Plan
+    from pytest_falsify.engines.base import Sink
+
+CACHES = frozenset({"k_cache", "v_cache"})
+Seen = tuple[Mapping[Site, "CapturedTensor"], "np.ndarray[Any, Any] | None"]
+Forward = Callable[[tuple[int, ...]], Seen]
+"""Runs tokens from a clean state: the tensors of step 0, and the logits, (tokens, vocab)."""
+
+
+def run_by_prefill(inputs: TokenInputs, plan: Plan, sink: Sink, forward: Forward) -> Answer:
+    """Run a plan with as many whole runs as it has steps.
+
+    Args:
+        inputs: what is fed.
+        plan: what is observed.
+        sink: what receives the tensors.
+        forward: one whole run.
+
+    Raises:
+        CaptureError: when there are no tokens, or steps are to be decoded without logits.
+    """
+    if not inputs.tokens:
+        msg = f"input `{inputs.name}` has no tokens"
+        raise CaptureError(msg, expected="at least one token")
+    tokens = inputs.tokens
+    found: list[np.ndarray[Any, Any]] = []
+    for step in range(plan.decode_steps + 1):
+        tensors, logits = forward(tokens)
+        for site, tensor in tensors.items():
+            at = Site(step, site.layer, site.stage)
+            sink(at, tensor if step == 0 else _last(at, tensor))
+        if logits is not None:
+            found.append(logits if step == 0 else logits[-1:])
+        if step < plan.decode_steps:
+            tokens = (*tokens, _next(logits))
+    return Answer(logits=tuple(found), continuation=tokens[len(inputs.tokens) :])
+
+
+def _next(logits: np.ndarray[Any, Any] | None) -> int:
+    if logits is None:
+        msg = "nothing can be decoded: the engine does not show `lm_head`"
+        raise CaptureError(msg, expected="`lm_head` among the stages that it shows")
+    return int(logits[-1].argmax())
+
+
+def _last(site: Site, tensor: CapturedTensor) -> CapturedTensor:
+    if site.stage in CACHES or TOKENS not in tensor.dims.split():
+        return tensor
+    axis = tensor.dims.split().index(TOKENS)
+    return replace(
+        tensor, array=tensor.array.take([-1], axis=axis), positions=tensor.positions[-1:]
+    )
