@@ -43,12 +43,16 @@ class FalsifierBlock:
         return _fits(evidence, today, old=() if evidence.outcome.is_decisive else (None,))
 
     def counts_against(self, evidence: Evidence) -> bool:
-        """Return whether a record refutes the claim today.
+        """Return whether a record refutes the claim today."""
+        return evidence.retracted is None and self.is_about_today(evidence)
+
+    def is_about_today(self, evidence: Evidence) -> bool:
+        """Return whether a record is a refutation, retracted or not, of what is there today.
 
         Where a digest is disputed, or the refutation did not know it, the refutation counts: in
         doubt, nothing is hidden.
         """
-        if evidence.outcome is not Outcome.REFUTED or evidence.retracted:
+        if evidence.outcome is not Outcome.REFUTED:
             return False
         today = self.today.get(evidence.target)
         if today is None or self.entry not in {evidence.entry, DISPUTED}:
@@ -98,7 +102,7 @@ class Trial:
 
     Attributes:
         refuted: refutations that count.
-        retracted: fresh refutations that were declared wrong.
+        retracted: refutations that were declared wrong, whatever they were made with.
         held: fresh confirmations.
         inconclusive: fresh tries that did not decide.
         blocked: fresh tries that found something absent.
@@ -155,7 +159,7 @@ def _part(block: FalsifierBlock, evidence: Evidence) -> str | None:
     if block.counts_against(evidence):
         return "refuted"
     if evidence.retracted:
-        return "retracted" if block.is_fresh(evidence) else None
+        return "retracted"
     if block.is_fresh(evidence):
         return evidence.outcome.value
     return "stale" if evidence.outcome.is_decisive else None

@@ -87,14 +87,19 @@ class Discharge:
     def witnesses(self, accepted: Sequence[Evidence]) -> tuple[Evidence, ...]:
         """Return the accepted records of one target that ``missing`` needs to see, by id.
 
-        Of each kind the smallest ids stay, so choosing witnesses commutes with uniting sets.
+        Of each machine and each kind the smallest ids stay, so choosing witnesses commutes with
+        uniting sets.
         """
         ordered = sorted(accepted, key=lambda each: each.id)
-        chosen = ordered[: self.machines_needed]
+        chosen = _first_of_each_machine(ordered)[: self.machines_needed]
         chosen += [each for each in ordered if each.is_bit_equal][:1]
         for words in self.platforms:
             chosen += [each for each in ordered if _runs_on(each, words)][:1]
         return tuple({each.id: each for each in chosen}.values())
+
+    def machines_in(self, accepted: Sequence[Evidence]) -> int:
+        """Return how many machines accepted records come from, as far as they are needed."""
+        return min(len({each.machine for each in accepted}), self.machines_needed)
 
     def conditions(self) -> tuple[str, ...]:
         """Return in words what a record must have to be accepted."""
@@ -115,8 +120,8 @@ class Discharge:
         )
 
     def _missing_machines(self, accepted: Sequence[Evidence]) -> tuple[str, ...]:
-        lacking = self.machines_needed - len({each.machine for each in accepted})
-        if lacking <= 0:
+        lacking = self.machines_needed - self.machines_in(accepted)
+        if lacking == 0:
             return ()
         if self.machines is not None:
             return (_machines(lacking),)
@@ -133,6 +138,14 @@ class Discharge:
 
 
 NO_DEMANDS = Discharge()
+
+
+def _first_of_each_machine(ordered: Sequence[Evidence]) -> list[Evidence]:
+    """The first record of each machine; a machine may have several with other numbers."""
+    first: dict[str, Evidence] = {}
+    for each in ordered:
+        first.setdefault(each.machine, each)
+    return list(first.values())
 
 
 def _runs_on(evidence: Evidence, words: str) -> bool:

@@ -178,14 +178,18 @@ def _preference(evidence: Evidence) -> tuple[object, ...]:
 
 
 def _witnesses(block: FalsifierBlock, trial: Trial) -> list[Evidence]:
-    kept = [*trial.refuted, *trial.retracted, *_best(trial.held, block.discharge)]
+    retracted = [each for each in trial.retracted if block.is_about_today(each)]
+    kept = [*trial.refuted, *retracted, *_best(trial.held, block.discharge)]
     if any(block.is_fresh(each) for each in (*trial.refuted, *trial.held)):
         return kept
     stale: dict[object, list[Evidence]] = {}
     for each in trial.stale:
         stale.setdefault((each.entry, each.digests, each.outcome), []).append(each)
     for group in stale.values():
-        kept += group[:1] if group[0].outcome is Outcome.REFUTED else _best(group, block.discharge)
+        # A refutation may be retracted on another branch: one cannot stand for the others.
+        is_refuted = group[0].outcome is Outcome.REFUTED
+        kept += group if is_refuted else _best(group, block.discharge)
+    kept += [each for each in trial.retracted if each not in retracted]
     return [*kept, *(trial.inconclusive or trial.blocked)[:1]]
 
 

@@ -114,12 +114,15 @@ def _supported(seen: Sequence[Trial], discharge: Discharge) -> tuple[Status, Tri
         return Status.UNTRIED, None
     if len(ranked) == 1:
         return ranked[0]
-    return max(ranked, key=lambda pair: (pair[0].rank, _accepted(pair[1], discharge)))
+    return max(ranked, key=lambda pair: (pair[0].rank, _machines(pair[1], discharge)))
 
 
-def _accepted(trial: Trial, discharge: Discharge) -> int:
-    count = sum(discharge.accepts(each) for each in trial.held)
-    return min(count, discharge.machines_needed)
+def _accepted(trial: Trial, discharge: Discharge) -> list[Evidence]:
+    return [each for each in trial.held if discharge.accepts(each)]
+
+
+def _machines(trial: Trial, discharge: Discharge) -> int:
+    return discharge.machines_in(_accepted(trial, discharge))
 
 
 def _unsupported(block: FalsifierBlock, seen: Sequence[Trial]) -> tuple[Status, str]:
@@ -141,21 +144,19 @@ def _partial(trial: Trial, _: Discharge) -> str:
 
 
 def _functional(trial: Trial, discharge: Discharge) -> str:
-    count = _accepted(trial, discharge)
+    count = _machines(trial, discharge)
     machines = f" ({count} machine{'s' if count > 1 else ''})" if count else ""
     needs = " and ".join(_needs(trial, discharge))
     return f"held live on {trial.target}{machines}; DISCHARGED needs {needs}"
 
 
 def _needs(trial: Trial, discharge: Discharge) -> tuple[str, ...]:
-    accepted = [each for each in trial.held if discharge.accepts(each)]
+    accepted = _accepted(trial, discharge)
     return discharge.missing(accepted) if accepted else discharge.conditions()
 
 
 def _discharged(trial: Trial, discharge: Discharge) -> str:
-    accepted = [each for each in trial.held if discharge.accepts(each)]
-    count = len({each.machine for each in accepted})
-    if count >= discharge.machines_needed:
+    if _machines(trial, discharge) == discharge.machines_needed:
         how = f"on {discharge.machines_needed} machines"
     else:
         how = "bit-equal to the oracle"

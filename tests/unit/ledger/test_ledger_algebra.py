@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_samples import (
@@ -22,10 +21,11 @@ from ledger_samples import (
 
 from pytest_falsify.ledger.block import FalsifierBlock
 from pytest_falsify.ledger.document import parse, to_text
-from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.ledger.evidence import Outcome, Retraction
 from pytest_falsify.ledger.merge import fold, merge, merge_blocks, merge_evidence, prune
 from pytest_falsify.ledger.status import Status, judge
 
+WRONG = Retraction(who="grace", why="the oracle was wrong")
 grounds = st.builds(
     FalsifierBlock, entry=st.just(facts().entry), today=todays, discharge=discharges
 )
@@ -81,7 +81,6 @@ def test_a_merge_never_hides_a_refutation(one, other):
             assert judge(merged)[0] is Status.FALSIFIED or refuted <= retracted
 
 
-@pytest.mark.xfail(strict=False, reason="known: rare counterexample, issue 4 is open")
 @given(blocks())
 def test_pruning_changes_neither_status_nor_reason(block):
     assert judge(prune(block)) == judge(block)
@@ -98,9 +97,17 @@ def test_pruning_keeps_every_fresh_refutation(block):
     assert fresh <= set(prune(block).evidence)
 
 
-@pytest.mark.xfail(strict=False, reason="known: rare counterexample, issue 4 is open")
 @given(grounds, record_sets, record_sets)
 def test_pruning_commutes_with_merge(ground, one, other):
+    pruned_first = merge_blocks(prune(on(ground, one)), prune(on(ground, other)))
+    assert prune(pruned_first) == prune(merge_blocks(on(ground, one), on(ground, other)))
+
+
+@given(grounds, record_sets, record_sets, st.data())
+def test_pruning_commutes_with_merge_when_one_side_retracted(ground, one, other, data):
+    refuted = [each for each in one if each.outcome is Outcome.REFUTED]
+    kept = data.draw(st.lists(st.sampled_from(refuted), max_size=2)) if refuted else []
+    other += tuple(replace(each, retracted=None if each.retracted else WRONG) for each in kept)
     pruned_first = merge_blocks(prune(on(ground, one)), prune(on(ground, other)))
     assert prune(pruned_first) == prune(merge_blocks(on(ground, one), on(ground, other)))
 

@@ -10,8 +10,10 @@ from ledger_samples import (
     OLD_ENTRY,
     OLD_SUBJECT,
     SUBJECT,
+    TODAY,
     evidence,
     facts,
+    machine,
     observe,
 )
 
@@ -184,3 +186,33 @@ def test_a_retraction_without_aim_name_or_reason_is_refused(id_, who, why):
     ledger = run(None, evidence("refuted", subject=SUBJECT))
     with pytest.raises(LedgerError):
         retract(ledger, FALSIFIER, id_ or "sha256:", who=who, why=why)
+
+
+def test_a_machine_with_several_records_does_not_stand_for_two():
+    again = [evidence(faults=CAUGHT, observed={"repeats": count}) for count in (1, 2, 3, 4)]
+    ledger = run(None, *again)
+    assert status(ledger) is Status.FUNCTIONAL
+    assert "1 more machine" in judge(ledger.blocks[FALSIFIER])[1]
+
+
+@pytest.mark.parametrize("name", "bcdefgh")
+def test_many_records_of_one_machine_do_not_push_out_the_second(name):
+    again = [evidence(faults=CAUGHT, observed={"repeats": count}) for count in (1, 2, 3, 4)]
+    ledger = run(run(None, *again), evidence(faults=CAUGHT, on=name))
+    assert status(ledger) is Status.DISCHARGED
+    assert {machine("a"), machine(name)} == {e.machine for e in ledger.blocks[FALSIFIER].evidence}
+
+
+def test_a_retraction_outlives_a_change_and_a_branch_that_does_not_know_it():
+    refutation = evidence("refuted", subject=OLD_SUBJECT)
+    theirs = run(None, refutation)
+    ours = retract(theirs, FALSIFIER, refutation.id, who="ada", why="bad memory")
+    changed = Observation(
+        contract=CONTRACT, falsifier=FALSIFIER, target="teacher", today=TODAY, evidence=None
+    )
+    later = fold(ours, CONTRACT, {FALSIFIER: facts()}, [changed])
+    assert status(later) is Status.UNTRIED
+    assert [each.retracted.who for each in later.blocks[FALSIFIER].evidence] == ["ada"]
+    assert status(fold(merge(theirs, later), CONTRACT, {FALSIFIER: facts()}, [changed])) is (
+        Status.UNTRIED
+    )
