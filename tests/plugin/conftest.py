@@ -93,12 +93,18 @@ class Ran:
 
     def statuses(self, contract: str = "C-ONE") -> dict[str, str]:
         """Status by falsifier, as it is on file, or as it is told where nothing was observed."""
-        if contract not in self.ledgers:
-            told = re.search(rf"^{contract}  ledger: .*\n((?:  .*\n)+)", self.text, re.MULTILINE)
-            lines = told[1] if told else ""  # a session that broke down tells nothing
-            return dict(re.findall(r"^  (FALSIFY-\S+) +([A-Z]+) ", lines, re.MULTILINE))
+        return self.on_file(contract) if contract in self.ledgers else self.told(contract)
+
+    def on_file(self, contract: str = "C-ONE") -> dict[str, str]:
+        """Status by falsifier as the ledger has it."""
         falsifiers = json.loads(self.ledgers[contract])["falsifiers"]
         return {id_: block["status"] for id_, block in falsifiers.items()}
+
+    def told(self, contract: str = "C-ONE") -> dict[str, str]:
+        """Status by falsifier as the summary has it."""
+        told = re.search(rf"^{contract}  ledger: .*\n((?:  .*\n)+)", self.text, re.MULTILINE)
+        assert told, f"the summary says nothing of {contract}:\n{self.text}"
+        return dict(re.findall(r"^  (FALSIFY-\S+) +([A-Z]+) ", told[1], re.MULTILINE))
 
 
 class Project:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,17 +57,63 @@ def test_every_falsifier_is_listed_without_a_traceback(field, expected, tmp_path
 def test_a_run_gives_each_a_status_and_a_reason(field, expected, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
 
-    done = _pytest(field, tmp_path, "--falsify-ledger=update", "-q", "-rs")
+    done = _pytest(field, tmp_path, "--falsify-ledger=update", "-v")
 
     assert "Traceback" not in done.stdout + done.stderr
+    contracts, namesakes = _by_id(expected)
+    standings = {
+        (id_, falsifier.id): _standing(contract, falsifier)
+        for id_, contract in contracts.items()
+        for falsifier in contract.falsifiers
+    }
+    assert standings == _told(done.stdout, contracts)
+    # What nothing was observed of has no ledger.
+    observed = {id_ for (id_, _), (status, _) in standings.items() if status == "BLOCKED"}
     ledgers = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("evidence/*")}
-    # What nothing was observed of has no ledger; two contracts of one id are denied, and named.
-    assert ledgers.keys() <= {each.id for each in expected.values()}
-    told = re.findall(r"^  \S+ +([A-Z]+)  +(\S.*)$", done.stdout, re.MULTILINE)
-    assert {status for status, _ in told} <= {"UNTRIED", "BLOCKED"}
-    assert len(told) >= 200
-    blocks = [block for each in ledgers.values() for block in each["falsifiers"].values()]
-    assert {block["status"] for block in blocks} <= {"UNTRIED", "BLOCKED"}
-    assert all(block["because"] for block in blocks)
-    assert "are both called" in done.stdout
+    assert observed == ledgers.keys()
+    on_file = {
+        (id_, falsifier): (block["status"], block["because"])
+        for id_, ledger in ledgers.items()
+        for falsifier, block in ledger["falsifiers"].items()
+    }
+    assert {key: each for key, each in standings.items() if key[0] in observed} == on_file
+    # Two contracts of one id are denied, and named.
+    denied = re.findall(r"^denied: (\S+) and \S+ are both called", done.stdout, re.MULTILINE)
+    assert namesakes == {Path(each).name for each in denied}
     assert done.returncode == 1
+
+
+def _by_id(expected):
+    """The contracts that are told, and the names of the files whose id was taken before."""
+    contracts, namesakes = {}, set()
+    for path in sorted(expected):
+        contract = expected[path]
+        if contract.id in contracts:
+            namesakes.add(path.name)
+        else:
+            contracts[contract.id] = contract
+    return contracts, namesakes
+
+
+def _standing(contract, falsifier):
+    """Status and reason of a field's falsifier: tried at most by a command, and none may run."""
+    if falsifier.check is None:
+        return "UNTRIED", "no evidence"
+    (target,) = contract.targets_of(falsifier)
+    assert falsifier.check.kind == "command"
+    return "BLOCKED", f"blocked on {target.name}: its command is not run without permission"
+
+
+def _told(text, contracts):
+    """Status and reason by contract and falsifier, as the summary tells them."""
+    width = max(len(each.id) for one in contracts.values() for each in one.falsifiers)
+    line = re.compile(rf"^  (.{{{width}}})  ([A-Z]+) +(\S.*)$")
+    told, id_ = {}, ""
+    for each in text.partition("= falsify =")[2].splitlines():
+        head, found = re.match(r"(\S+)  ledger: ", each), line.match(each)
+        id_ = head[1] if head else id_
+        if found:
+            key = id_, found[1].rstrip()
+            assert key not in told
+            told[key] = found[2], found[3]
+    return told
