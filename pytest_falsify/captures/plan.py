@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import CaptureError
-from pytest_falsify.stages.vocabulary import STAGES, Scope, Site
+from pytest_falsify.stages.vocabulary import STAGES, TRANSFER, Scope, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+CACHES = ("k_cache", "v_cache")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class Plan:
         positions: of the tokens of the prefill whose rows are kept, counted from the end where
             negative; None: all. A decode step has one token, and keeps it.
         needs_answer: False lets the run end after the last planned site, without its logits.
+        has_transfer: the named caches are also observed where they arrive, between prefill and
+            decode.
     """
 
     stages: tuple[str, ...] | None = ()
@@ -31,6 +35,7 @@ class Plan:
     decode_steps: int = 0
     positions: tuple[int, ...] | None = None
     needs_answer: bool = True
+    has_transfer: bool = False
 
     def resolved(self, stages: tuple[str, ...]) -> Plan:
         """Return this plan with "all that can be shown" spelt out."""
@@ -65,6 +70,9 @@ class Plan:
             for name in self.named_stages
             for layer in (layers if STAGES[name].scope is Scope.LAYER else (None,))
         ]
+        if self.has_transfer:
+            caches = [name for name in self.named_stages if name in CACHES]
+            found += [Site(TRANSFER, layer, name) for name in caches for layer in layers]
         yield from sorted(found, key=lambda site: site.causal_key)
 
     def covers(self, other: Plan) -> bool:
@@ -78,6 +86,7 @@ class Plan:
             and self.decode_steps == other.decode_steps
             and self.positions == other.positions
             and self.needs_answer >= other.needs_answer
+            and self.has_transfer >= other.has_transfer
         )
 
     def union(self, other: Plan) -> Plan:
@@ -91,6 +100,7 @@ class Plan:
             stages=stages,
             layers=layers,
             needs_answer=self.needs_answer or other.needs_answer,
+            has_transfer=self.has_transfer or other.has_transfer,
         )
 
     def to_json(self) -> dict[str, object]:
@@ -104,4 +114,6 @@ class Plan:
             plan["positions"] = sorted(self.positions)
         if not self.needs_answer:
             plan["needs_answer"] = False
+        if self.has_transfer:
+            plan["has_transfer"] = True
         return plan

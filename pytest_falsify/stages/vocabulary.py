@@ -45,6 +45,7 @@ _LAYER_STAGES = {
     "attn_softmax": "h t s",
     "attention": "t d",
     "attn_out": "t d",
+    "attn_post_norm": "t d",
     "post_attn_residual": "t d",
     "ffn_norm": "t d",
     "ffn_gate": "t d",
@@ -56,6 +57,7 @@ _LAYER_STAGES = {
     "moe_router_indices": "t e",
     "moe_ffn_out": "t d",
     "ffn_out": "t d",
+    "ffn_post_norm": "t d",
     "post_ffn_residual": "t d",
 }
 
@@ -75,6 +77,11 @@ STAGES: dict[str, Stage] = {
 ALIASES = {"layer_output": "post_ffn_residual"}
 
 _ORDER = {name: position for position, name in enumerate(STAGES)}
+
+TRANSFER = -1
+"""The step between prefill and decode: the cache as it arrived where the decode steps run."""
+_STEPS = {"transfer": TRANSFER}
+_WORDS = {step: word for word, step in _STEPS.items()}
 
 
 def canonical(name: str) -> str:
@@ -98,7 +105,7 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A stage at a step and a layer: 0 is prefill, n the nth decode step.
+    """A stage at a step and a layer: 0 is prefill, n the nth decode step, or ``TRANSFER``.
 
     ``layer`` is None for the stages that stand before or after all layers.
     """
@@ -109,13 +116,14 @@ class Site:
 
     def __str__(self) -> str:
         layer = "-" if self.layer is None else self.layer
-        return f"{self.step}/{layer}/{self.stage}"
+        return f"{_WORDS.get(self.step, self.step)}/{layer}/{self.stage}"
 
     @property
     def causal_key(self) -> tuple[int, int, int, int]:
         """The key that sorts sites in the order in which the forward pass reaches them."""
         stage = STAGES[self.stage]
-        return self.step, stage.scope.value, self.layer or 0, _ORDER[self.stage]
+        step = 1 if self.step == TRANSFER else 2 * self.step
+        return step, stage.scope.value, self.layer or 0, _ORDER[self.stage]
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -125,8 +133,14 @@ class Site:
             FalsifyError: when it is not ``step/layer/stage``.
         """
         parts = text.split("/")
-        if len(parts) != 3 or not parts[0].isdigit() or not (parts[1] == "-" or parts[1].isdigit()):  # noqa: PLR2004
+        is_site = (
+            len(parts) == 3  # noqa: PLR2004
+            and (parts[0].isdigit() or parts[0] in _STEPS)
+            and (parts[1] == "-" or parts[1].isdigit())
+        )
+        if not is_site:
             msg = f"`{text}` is not a site"
             raise FalsifyError(msg, expected="step/layer/stage, for example 0/3/attn_out")
+        step = _STEPS[parts[0]] if parts[0] in _STEPS else int(parts[0])
         layer = None if parts[1] == "-" else int(parts[1])
-        return cls(int(parts[0]), layer, canonical(parts[2]))
+        return cls(step, layer, canonical(parts[2]))
