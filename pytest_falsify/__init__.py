@@ -11,5 +11,9 @@ def __getattr__(name: str) -> Any:
         from pytest_falsify._warnings import FalsifyWarning
 
         return FalsifyWarning
+    if name == "python_engine":
+        from pytest_falsify.engines.python import python_engine
+
+        return python_engine
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "command": "pytest_falsify.engines.command:CommandEngine",
+    "python": "pytest_falsify.engines.python:PythonEngine",
     "transformers": "pytest_falsify.engines.transformers:TransformersEngine",
 }
 ENGINES: Parts[Engine] = Parts("engine", group="pytest_falsify.engines", built_in=BUILT_IN)

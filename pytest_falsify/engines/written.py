@@ -62,7 +62,7 @@ def read_written(
             remedy="write them, or leave them out of the capture's `stages`",
         )
     copies = {site: _copy(found.tensors[site]) for site in sites}
-    return {site: _shaped(site, each, len(tokens), dimensions) for site, each in copies.items()}
+    return {site: shaped(site, each, len(tokens), dimensions) for site, each in copies.items()}
 
 
 def _copy(tensor: CapturedTensor) -> CapturedTensor:
@@ -86,9 +86,20 @@ def _must_be_new(folder: Path, since_ns: int) -> None:
         )
 
 
-def _shaped(
+def shaped(
     site: Site, tensor: CapturedTensor, tokens: int, dimensions: Dimensions | None
 ) -> CapturedTensor:
+    """Return a tensor of a prefill in the dims of its stage, with its positions.
+
+    Args:
+        site: where it was observed.
+        tensor: flat, or in the stage's dims.
+        tokens: how many were fed.
+        dimensions: the sizes of the model; None: it stays as it is.
+
+    Raises:
+        CaptureError: when its size is not that of the stage.
+    """
     shape = dimensions.shape(site.stage, tokens) if dimensions else None
     if shape is None or dimensions is None:
         return tensor
