@@ -118,6 +118,8 @@ def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMak
             stages=each.plan.stages,
             layers=each.plan.layers,
             decode_steps=each.plan.decode_steps,
+            positions=each.plan.positions,
+            needs_answer=each.plan.needs_answer,
             is_fresh=each.is_fresh,
         )
         for each in check(claim.check.kind).requests(claim)

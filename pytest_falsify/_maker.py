@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,6 +46,9 @@ class CaptureMaker:
         stages: Sequence[str] | None = None,
         layers: Sequence[int] | None = None,
         decode_steps: int = 0,
+        forced: Sequence[int] = (),
+        positions: Sequence[int] | None = None,
+        needs_answer: bool = True,
         is_fresh: bool = False,
     ) -> Capture:
         """Run the model and return what was seen.
@@ -56,15 +59,27 @@ class CaptureMaker:
             inputs: the name of an input of the contract, else a text, or token ids.
             stages: the stages to observe; None is all that the engine can show, ``()`` none.
             layers: the layers to observe; None is all.
-            decode_steps: how many greedy tokens to decode after the prefill.
+            decode_steps: how many tokens to decode after the prefill.
+            forced: the tokens that decode steps are fed, instead of those that the input names or
+                of the greedy ones; for example another capture's ``continuation``.
+            positions: of the prefill's tokens whose rows are kept, counted from the end where
+                negative; None is all.
+            needs_answer: False lets the run end after the last stage, without logits.
             is_fresh: run the model anew instead of sharing a capture at hand.
 
         Raises:
             FalsifyError: when it could not be made. What is absent here skips the test.
         """
         spec = self._spec(capture)
+        plan = Plan(
+            stages=None if stages is None else tuple(canonical(each) for each in stages),
+            layers=None if layers is None else tuple(layers),
+            decode_steps=decode_steps,
+            positions=None if positions is None else tuple(positions),
+            needs_answer=needs_answer,
+        )
         try:
-            return self._capture(spec, inputs, stages, layers, decode_steps, is_fresh=is_fresh)
+            return self._capture(spec, inputs, plan, tuple(forced), is_fresh=is_fresh)
         except Blocked as error:
             pytest.skip(error.one_line)
 
@@ -72,20 +87,16 @@ class CaptureMaker:
         self,
         spec: CaptureSpec,
         inputs: str | Sequence[int],
-        stages: Sequence[str] | None,
-        layers: Sequence[int] | None,
-        decode_steps: int,
+        plan: Plan,
+        forced: tuple[int, ...],
         *,
         is_fresh: bool,
     ) -> Capture:
         self._must_be_allowed(spec)
         session = self.pool.session(self.target, spec, root=self.root, device=self.device)
-        plan = Plan(
-            stages=None if stages is None else tuple(canonical(each) for each in stages),
-            layers=None if layers is None else tuple(layers),
-            decode_steps=decode_steps,
-        )
-        return self.pool.capture(session, self._inputs(inputs, session), plan, is_fresh=is_fresh)
+        fed = self._inputs(inputs, session)
+        fed = replace(fed, forced=forced) if forced else fed
+        return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
 
     def _must_be_allowed(self, spec: CaptureSpec) -> None:
         """Refuse an engine that runs a contract's own commands, where nobody gave permission."""

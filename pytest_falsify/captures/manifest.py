@@ -115,6 +115,7 @@ def manifest_text(
             "digest": capture.inputs.digest,
             "name": capture.inputs.name,
             "tokens": list(capture.inputs.tokens),
+            **({"forced": list(capture.inputs.forced)} if capture.inputs.forced else {}),
         },
         "plan": capture.plan.to_json(),
         "missing": [str(site) for site in capture.missing],
@@ -220,7 +221,9 @@ def _identity(body: Mapping[str, Any], path: Path) -> Identity:
 
 
 def _inputs(body: Mapping[str, Any], path: Path) -> TokenInputs:
-    inputs = TokenInputs(name=body["name"], tokens=tuple(body["tokens"]))
+    inputs = TokenInputs(
+        name=body["name"], tokens=tuple(body["tokens"]), forced=tuple(body.get("forced", ()))
+    )
     _must_agree(inputs.digest, body["digest"], "inputs", path)
     return inputs
 

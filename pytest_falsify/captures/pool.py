@@ -89,9 +89,9 @@ def token_inputs(spec: InputSpec, session: Session, root: Path) -> TokenInputs:
         CaptureError: when the named file cannot be read.
     """
     if spec.tokens is not None:
-        return TokenInputs(name=spec.name, tokens=spec.tokens)
+        return TokenInputs(name=spec.name, tokens=spec.tokens, forced=spec.forced)
     text = spec.text if spec.file is None else _read(spec, root / spec.file)
-    return TokenInputs(name=spec.name, tokens=session.encode(text or ""))
+    return TokenInputs(name=spec.name, tokens=session.encode(text or ""), forced=spec.forced)
 
 
 def _read(spec: InputSpec, path: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.captures.capture import Capture, CapturedTensor, TokenInputs
+from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
     from pytest_falsify.captures.plan import Plan
@@ -16,17 +18,31 @@ def record(session: Session, inputs: TokenInputs, plan: Plan) -> Capture:
     """Run a plan and return all of it. Planned sites that did not arrive are listed, not hidden.
 
     Raises:
-        CaptureError: when the plan or the inputs do not fit the model.
+        CaptureError: when the plan or the inputs do not fit the model, or the engine cannot do what
+            they ask.
     """
+    _must_be_able(session, inputs, plan)
     seen: dict[Site, CapturedTensor] = {}
     answer = session.run(inputs, plan, seen.__setitem__)
     planned = tuple(plan.sites(session.layer_count))
     return Capture(
         identity=session.identity(),
         inputs=inputs,
-        plan=plan,
+        plan=replace(plan, needs_answer=plan.needs_answer or answer.stopped_at is None),
         tensors={site: seen[site] for site in planned if site in seen},
         missing=tuple(site for site in planned if site not in seen),
         logits=answer.logits,
         continuation=answer.continuation,
     )
+
+
+def _must_be_able(session: Session, inputs: TokenInputs, plan: Plan) -> None:
+    """Refuse what an engine would silently leave undone."""
+    asked = {
+        "forced": inputs.forced and plan.decode_steps,
+        "positions": plan.positions is not None,
+    }
+    for name, is_asked in asked.items():
+        if is_asked and name not in getattr(session, "understands", ()):
+            msg = f"engine {session.identity().engine} does not understand `{name}`"
+            raise CaptureError(msg, remedy=f"leave `{name}` out, or use another engine")

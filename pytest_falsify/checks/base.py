@@ -111,6 +111,14 @@ OBSERVED: Mapping[str, Any] = {
             },
         ],
     },
+    "positions": {
+        "description": "the tokens of the prefill to look at: `all`, `last`, or a list, counted "
+        "from the end where negative",
+        "oneOf": [
+            {"enum": ["all", "last"]},
+            {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
+        ],
+    },
     "inputs": {
         "description": "the inputs to try; all of the contract's by default",
         "type": "array",

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.model import CheckSpec, Contract, Falsifier, Target
 
 
+POSITIONS: dict[str, tuple[int, ...] | None] = {"all": None, "last": (-1,)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A falsifier, the target it is tried on, and the contract both stand in."""
@@ -42,15 +45,36 @@ class Claim:
         """The names of the inputs that it is tried with: those it names, or all."""
         return tuple(self.parameter("inputs", ())) or tuple(self.contract.inputs)
 
-    def plan(self, *, decode_steps: int = 0) -> Plan:
-        """Return what the check's ``stages`` and ``layers`` ask to observe."""
+    def plan(self, *, decode_steps: int = 0, needs_answer: bool = True) -> Plan:
+        """Return what the check's ``stages``, ``layers`` and ``positions`` ask to observe.
+
+        Args:
+            decode_steps: how many tokens are decoded after the prefill.
+            needs_answer: whether the check looks at the logits or the continuation.
+        """
         stages = self.parameter("stages", "all")
         named = None if stages == "all" else {canonical(name) for name in stages}
         return Plan(
             stages=None if named is None else tuple(name for name in STAGES if name in named),
             layers=parse_layers(self.parameter("layers", "all")),
             decode_steps=decode_steps,
+            positions=parse_positions(self.parameter("positions", "all")),
+            needs_answer=needs_answer,
         )
+
+
+def parse_positions(positions: str | list[int]) -> tuple[int, ...] | None:
+    """Read ``all``, ``last``, or a list of positions; None means all.
+
+    Raises:
+        ContractError: when the text is none of them.
+    """
+    if not isinstance(positions, str):
+        return tuple(positions)
+    if positions in POSITIONS:
+        return POSITIONS[positions]
+    msg = f"`{positions}` names no positions"
+    raise ContractError(msg, expected="`all`, `last`, or a list of positions")
 
 
 def parse_layers(layers: str | list[int]) -> tuple[int, ...] | None:

@@ -90,7 +90,9 @@ def _draw(conclusion: Any, plot: Path) -> None:
 @click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="a text")
 @click.option("--stages", default="all", show_default=True, help="names with commas between")
 @click.option("--layers", default="all", show_default=True, help="0..4 (4 left out), or 0,7")
+@click.option("--positions", default="all", show_default=True, help="all, last, or 0,5,-1")
 @click.option("--decode-steps", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--forced", help="token ids that decode steps are fed, instead of the greedy ones")
 @click.option("--engine", "engine_name", default="transformers", show_default=True)
 @click.option(
     "--option",
@@ -111,7 +113,9 @@ def capture(  # noqa: PLR0917 - click passes them by name
     file: Path | None,
     stages: str,
     layers: str,
+    positions: str,
     decode_steps: int,
+    forced: str | None,
     engine_name: str,
     options: Sequence[str],
     device: str,
@@ -131,7 +135,9 @@ def capture(  # noqa: PLR0917 - click passes them by name
         fed=_one_of(text=text, tokens=tokens, file=file),
         stages=stages,
         layers=layers,
+        positions=positions,
         decode_steps=decode_steps,
+        forced=forced,
     )
     for line in write(lambda: make(wanted), out, aprt=aprt, replace=replace):
         click.echo(line)

@@ -14,7 +14,7 @@ from pytest_falsify.captures.new_folder import must_be_free
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
 from pytest_falsify.captures.record import record
-from pytest_falsify.checks.claim import parse_layers
+from pytest_falsify.checks.claim import parse_layers, parse_positions
 from pytest_falsify.contracts.loader import parse
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
 from pytest_falsify.contracts.problems import yaml_path
@@ -51,7 +51,9 @@ class Wanted:
     fed: tuple[str, Any]
     stages: str
     layers: str
+    positions: str
     decode_steps: int
+    forced: str | None
 
 
 def make(wanted: Wanted) -> Capture:
@@ -71,7 +73,7 @@ def make(wanted: Wanted) -> Capture:
     device = resolve_device(target)
     session = engine(wanted.engine).load(target, spec, root=Path.cwd(), device=device)
     plan = plan.resolved(session.stages)
-    inputs = _inputs(wanted.fed, session)
+    inputs = _inputs(wanted, session)
     return record(Watched(session), inputs, plan)
 
 
@@ -107,6 +109,11 @@ class Watched:
     def stages(self) -> tuple[str, ...]:
         """See ``Session``."""
         return self.session.stages
+
+    @property
+    def understands(self) -> frozenset[str]:
+        """See ``Session``."""
+        return frozenset(getattr(self.session, "understands", ()))
 
     def identity(self) -> Identity:
         """See ``Session``."""
@@ -166,6 +173,7 @@ def _plan(wanted: Wanted) -> Plan:
     return Plan(
         stages=None if names is None else tuple(name for name in STAGES if name in names),
         layers=_layers(wanted.layers),
+        positions=_positions(wanted.positions),
         decode_steps=wanted.decode_steps,
     )
 
@@ -177,17 +185,30 @@ def _layers(text: str) -> tuple[int, ...] | None:
     return parse_layers(text)
 
 
-def _inputs(fed: tuple[str, Any], session: Session) -> TokenInputs:
-    name, value = fed
+def _positions(text: str) -> tuple[int, ...] | None:
+    numbers = [each.strip() for each in text.split(",")]
+    if all(each.removeprefix("-").isdecimal() for each in numbers):
+        return parse_positions([int(each) for each in numbers])
+    return parse_positions(text)
+
+
+def _ids(option: str, text: str) -> tuple[int, ...]:
+    ids = [each.strip() for each in text.split(",")]
+    if not all(each.isdecimal() for each in ids):
+        msg = f"{option} {text} are no token ids"
+        raise ContractError(msg, expected="numbers with commas between: 3838,374,220")
+    return tuple(map(int, ids))
+
+
+def _inputs(wanted: Wanted, session: Session) -> TokenInputs:
+    name, value = wanted.fed
+    forced = _ids("--forced", wanted.forced) if wanted.forced else ()
     if name == "tokens":
-        ids = [each.strip() for each in value.split(",")]
-        if not all(each.isdecimal() for each in ids):
-            msg = f"--tokens {value} are no token ids"
-            raise ContractError(msg, expected="numbers with commas between: 3838,374,220")
-        value = tuple(map(int, ids))
+        value = _ids("--tokens", value)
     elif name == "file":
         value = str(value.resolve())
-    return token_inputs(InputSpec(**{"name": name, "line": 0, name: value}), session, Path.cwd())
+    spec = InputSpec(**{"name": name, "line": 0, "forced": forced, name: value})
+    return token_inputs(spec, session, Path.cwd())
 
 
 def _options(wanted: Wanted) -> dict[str, Any]:

@@ -85,4 +85,5 @@ def _capture(spec: CaptureSpec) -> dict[str, Any]:
 
 def _input(spec: InputSpec) -> dict[str, Any]:
     tokens = None if spec.tokens is None else list(spec.tokens)
-    return {"text": spec.text, "tokens": tokens, "file": spec.file}
+    meaning = {"text": spec.text, "tokens": tokens, "file": spec.file}
+    return {**meaning, "forced": list(spec.forced)} if spec.forced else meaning

@@ -51,13 +51,18 @@ class CaptureSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """What the model is fed: exactly one of text, token ids, or a file of text."""
+    """What the model is fed: exactly one of text, token ids, or a file of text.
+
+    Attributes:
+        forced: the token ids that decode steps are fed; empty: the greedy ones.
+    """
 
     name: str
     line: int
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     file: str | None = None
+    forced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,6 +178,7 @@ def _inputs(document: Document) -> Mapping[str, InputSpec]:
             text=body.get("text"),
             tokens=tuple(map(int, body["tokens"])) if "tokens" in body else None,
             file=body.get("file"),
+            forced=tuple(map(int, body.get("forced", ()))),
         )
         for name, body in (document.data.get("inputs") or {}).items()
     }

@@ -40,7 +40,11 @@ class Answer:
 
 
 class Session(Protocol):
-    """One loaded model on one device."""
+    """One loaded model on one device.
+
+    A session that honours forced tokens or chosen positions names them in ``understands``, a set of
+    ``forced`` and ``positions``; of the others neither is ever asked.
+    """
 
     @property
     def layer_count(self) -> int:

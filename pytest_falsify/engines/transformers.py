@@ -179,6 +179,7 @@ class TransformersSession:
     weights: str
     device: str
     rounding: Rounding | None = None
+    understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
 
     @property
     def layer_count(self) -> int:
@@ -283,10 +284,13 @@ class TransformersSession:
             return forward.answers()
 
     def _end(self, plan: Plan) -> tuple[Site, int] | None:
-        """Return the last planned site and how many its step has, where the run may end there."""
-        if plan.needs_answer or not plan.named_stages:
-            return None
+        """Return the last planned site and how many its step has, where it is worth ending there.
+
+        After the last layer little is left, and who asks for the answer next need not run again.
+        """
         sites = [each for each in plan.sites(self.layer_count) if each.step == plan.decode_steps]
+        if plan.needs_answer or not sites or sites[-1].layer in {None, self.layer_count - 1}:
+            return None
         return sites[-1], len(sites)
 
     def _longest(self, plan: Plan) -> int | None:

@@ -314,3 +314,45 @@ def test_progress_is_silent_for_two_seconds_and_takes_its_line_away(capsys):
     quick.step(Site(0, 1, "attn_out"))
     quick.end()
     assert capsys.readouterr().err == ""
+
+
+def test_forced_tokens_and_positions_are_kept_with_the_capture(qwen2_tiny, tmp_path):
+    out = tmp_path / "forced"
+    result = run(
+        "capture", qwen2_tiny, "--out", out, "--tokens", "5,6,7", "--stages", "attn_out",
+        "--positions", "last", "--decode-steps", "2", "--forced", "9,8",
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    found = read_bundle(out)
+    assert found.inputs.forced == (9, 8)
+    assert found.plan.positions == (-1,)
+    assert [each.positions for each in found.tensors.values()] == [(2,)] * 4 + [(3,)] * 4 + [
+        (4,)
+    ] * 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--positions", "first", "names no positions"),
+        ("--positions", "3", "position 3 is out of range"),
+        ("--forced", "9,x", "no token ids"),
+        ("--forced", "9", "forces 1 tokens"),
+        ("--stages", "atn_out", "did you mean `attn_out`"),
+        ("--stages", "", "unknown stage"),
+        ("--layers", "4", "out of range"),
+        ("--layers", "2..2", "names no layers"),
+        ("--layers", "", "names no layers"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused_and_leaves_nothing(
+    qwen2_tiny, tmp_path, option, value, words
+):
+    asked = ("--tokens", "5,6,7", "--decode-steps", "2", option, value)
+
+    result = run("capture", qwen2_tiny, "--out", tmp_path / "new", *asked)
+
+    assert result.exit_code == COULD_NOT
+    assert words in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 import pytest
 
+from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.contracts.load import load_contract, looks_like_contract
 from pytest_falsify.contracts.model import Level
 from pytest_falsify.errors import ContractError
@@ -96,3 +97,19 @@ def test_every_contract_of_the_field_loads(corpus, vocabulary):
     assert len(corpus) - len(found) == 12
     assert sum(len(contract.falsifiers) for contract in found) == 840
     assert all(falsifier.id for contract in found for falsifier in contract.falsifiers)
+
+
+def test_forced_tokens_belong_to_an_input_and_to_what_a_falsifier_means(load, executable):
+    usual = load(executable)
+    forced = load(executable.replace("{tokens: [1, 2, 3]}", "{tokens: [1, 2, 3], forced: [7, 8]}"))
+
+    assert usual.inputs["ids"].forced == ()
+    assert forced.inputs["ids"].forced == (7, 8)
+    first, second = (entry_digest(each, each.falsifiers[0]) for each in (usual, forced))
+    assert first != second
+
+
+@pytest.mark.parametrize("written", ["{forced: [7]}", "{tokens: [1], text: a, forced: [7]}"])
+def test_forced_tokens_stand_beside_exactly_one_input(load, executable, written):
+    with pytest.raises(ContractError, match="beside forced"):
+        load(executable.replace("{tokens: [1, 2, 3]}", written))

@@ -260,3 +260,37 @@ def test_only_the_last_step_ends_early(eager):
     assert len(answer.logits) == 2
     assert answer.stopped_at == Site(2, 0, "attn_out")
     assert not any(each._forward_hooks for each in eager.model.modules())
+
+
+def test_a_run_goes_on_where_ending_early_saves_nothing_and_its_capture_says_so(eager):
+    plan = Plan(stages=("attn_out",), layers=(0, 3), needs_answer=False)
+
+    capture = record(eager, PROMPT, plan)
+
+    assert len(capture.logits) == 1
+    assert capture.plan.needs_answer
+
+
+class Plain:
+    """An engine that knows neither forced tokens nor positions."""
+
+    def __init__(self, session):
+        self.session = session
+        self.layer_count = session.layer_count
+        self.identity = session.identity
+
+    def run(self, inputs, plan, sink):
+        return self.session.run(inputs, plan, sink)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "plan", "words"),
+    [
+        (TokenInputs(name="p", tokens=TOKENS, forced=(1,)), Plan(decode_steps=1), "forced"),
+        (PROMPT, Plan(stages=("attn_out",), positions=(-1,)), "positions"),
+    ],
+)
+def test_an_engine_is_not_asked_for_what_it_would_leave_undone(eager, inputs, plan, words):
+    with pytest.raises(CaptureError, match=f"does not understand `{words}`"):
+        record(Plain(eager), inputs, plan)
+    assert record(Plain(eager), PROMPT, Plan(decode_steps=1)).continuation
