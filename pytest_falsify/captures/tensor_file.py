@@ -95,16 +95,24 @@ def write_tensors(path: Path, arrays: Mapping[str, Array]) -> None:
         if array.dtype.newbyteorder("=") not in _CODES:
             msg = f"tensor `{name}` is {array.dtype}, which safetensors cannot hold"
             raise CaptureError(msg, path=path, expected=f"one of {', '.join(map(str, _CODES))}")
+    with path.open("xb") as file:
+        for each in tensor_buffers(arrays):
+            file.write(each)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def tensor_buffers(arrays: Mapping[str, Array]) -> list[memoryview]:
+    """Return the bytes of arrays in the format, in pieces: the header, then each array's own.
+
+    Args:
+        arrays: by name, of any shape and of dtypes of the format.
+    """
     # The widest first: so every value lies on a multiple of its own size.
     ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
     header = _header(dict(ordered))
-    with path.open("xb") as file:
-        file.write(len(header).to_bytes(_LENGTH_BYTES, "little"))
-        file.write(header)
-        for _, array in ordered:
-            file.write(raw_bytes(array).data)
-        file.flush()
-        os.fsync(file.fileno())
+    length = len(header).to_bytes(_LENGTH_BYTES, "little")
+    return [memoryview(length + header), *(raw_bytes(array).data for _, array in ordered)]
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
@@ -122,12 +130,28 @@ def read_tensors(path: Path) -> dict[str, Array]:
     except OSError as error:
         msg = f"it cannot be read: {error.strerror}"
         raise CaptureError(msg, path=path) from error
-    length = int.from_bytes(mapped[:_LENGTH_BYTES], "little")
+    return tensors_in(memoryview(mapped), path)
+
+
+def tensors_in(data: memoryview, path: Path) -> dict[str, Array]:
+    """Return the tensors of bytes in the format, as views, in the order of their bytes.
+
+    Args:
+        data: all of them.
+        path: where they came from, for messages.
+
+    Raises:
+        CaptureError: when they are not whole, or the header does not describe them.
+    """
+    size = len(data)
+    if size < _LENGTH_BYTES:
+        _refuse(path, f"{size} bytes are too few for a safetensors file")
+    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     if length > min(size - _LENGTH_BYTES, MOST_HEADER_BYTES):
         _refuse(path, f"the header claims {length} bytes, and the file has {size}")
     start = _LENGTH_BYTES + length
-    entries = _entries(path, mapped[_LENGTH_BYTES:start], size - start)
-    return {entry.name: _mapped_array(mapped, start, entry) for entry in entries}
+    entries = _entries(path, bytes(data[_LENGTH_BYTES:start]), size - start)
+    return {entry.name: _mapped_array(data, start, entry) for entry in entries}
 
 
 def _header(arrays: Mapping[str, Array]) -> bytes:
@@ -145,7 +169,7 @@ def _header(arrays: Mapping[str, Array]) -> bytes:
     return text + b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
 
 
-def _mapped_array(mapped: mmap.mmap, start: int, entry: _Entry) -> Array:
+def _mapped_array(mapped: memoryview, start: int, entry: _Entry) -> Array:
     count = entry.end - entry.begin
     if count == 0:
         return np.zeros(entry.shape, entry.dtype)
