@@ -245,7 +245,7 @@ def measure_in_float64(x: Array, y: Array, floats: Array, integers: Array) -> No
 def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
     """Fill in the facts of rows without NaN and infinities."""
     wide_x, wide_y = pair.wide_x, pair.wide_y
-    floats[X2] = _dots(wide_x, wide_x)
+    floats[X2] = np.vecdot(wide_x, wide_x)
     mismatches = pair.mismatches()
     integers[MISMATCHED] = _counts(mismatches)
     if not np.count_nonzero(integers[MISMATCHED]):
@@ -255,14 +255,14 @@ def _measure_plainly(pair: _Pair, floats: Array, integers: Array) -> None:
         return
     d = wide_y - wide_x
     ones = _ones(d.dtype, d.shape[1])
-    floats[Y2] = _dots(wide_y, wide_y)
-    floats[D2] = _dots(d, d)
-    floats[XD] = _dots(wide_x, d)
-    floats[D] = _dots(d, ones)
+    floats[Y2] = np.vecdot(wide_y, wide_y)
+    floats[D2] = np.vecdot(d, d)
+    floats[XD] = np.vecdot(wide_x, d)
+    floats[D] = np.vecdot(d, ones)
     magnitude = np.abs(d, out=d)
-    floats[ABS_D] = _dots(magnitude, ones)
+    floats[ABS_D] = np.vecdot(magnitude, ones)
     places = integers[WHERE] = magnitude.argmax(axis=1)
-    at = np.arange(len(places)) * d.shape[1] + places
+    at = _starts(*d.shape) + places
     floats[MAX_ABS_D] = np.subtract(wide_y.take(at), wide_x.take(at), dtype=FLOAT64)
     np.abs(floats[MAX_ABS_D], out=floats[MAX_ABS_D])
     floats += 0.0  # a sum of zeros is 0, whichever sign the BLAS gives it
@@ -282,12 +282,9 @@ def _ones(dtype: np.dtype[Any], length: int) -> Array:
     return np.ones((1, length), dtype)
 
 
-def _dots(a: Array, b: Array) -> Any:
-    """Return the dot product of each row of a with the same row of b: (rows,), or one number."""
-    if len(a) == 1:
-        return np.dot(a[0], b[0])
-    products: Array = np.matmul(a[:, np.newaxis, :], b[:, :, np.newaxis])
-    return products[:, 0, 0]
+@lru_cache(maxsize=16)
+def _starts(rows: int, length: int) -> Array:
+    return np.arange(rows) * length
 
 
 def _counts(integers: Array) -> Any:
