@@ -14,7 +14,7 @@ from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec
 from pytest_falsify.engines.registry import engine
-from pytest_falsify.errors import Blocked, ContractError
+from pytest_falsify.errors import Blocked, CaptureError, ContractError
 from pytest_falsify.stages.vocabulary import canonical
 
 if TYPE_CHECKING:
@@ -92,17 +92,21 @@ class CaptureMaker:
         *,
         is_fresh: bool,
     ) -> Capture:
-        self._must_be_allowed(spec)
+        self._must_suit(spec, is_fresh=is_fresh)
         session = self.pool.session(self.target, spec, root=self.root, device=self.device)
         fed = self._inputs(inputs, session)
         fed = replace(fed, forced=forced) if forced else fed
         return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
 
-    def _must_be_allowed(self, spec: CaptureSpec) -> None:
-        """Refuse an engine that runs a contract's own commands, where nobody gave permission."""
-        if getattr(engine(spec.engine), "runs_commands", False) and not self.may_run_commands:
+    def _must_suit(self, spec: CaptureSpec, *, is_fresh: bool) -> None:
+        """Refuse commands where nobody gave permission, and recordings where a run is asked."""
+        wanted = engine(spec.engine)
+        if getattr(wanted, "runs_commands", False) and not self.may_run_commands:
             msg = f"capture `{spec.name}` runs a command, which is not done without permission"
             raise Blocked(msg, remedy="read its `run:`, then give --falsify-allow-commands")
+        if getattr(wanted, "replays", False) and is_fresh:
+            msg = f"capture `{spec.name}` is a recording, which cannot be run anew"
+            raise CaptureError(msg, expected="an engine that runs the model")
 
     def _spec(self, capture: str | Mapping[str, Any]) -> CaptureSpec:
         if isinstance(capture, Mapping):

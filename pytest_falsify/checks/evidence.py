@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_falsify.canonical import digest
 from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.contracts.model import Level
+from pytest_falsify.engines.recorded import is_replay
 from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
 from pytest_falsify.ledger.machine import machine_id, platform_words
 
@@ -35,7 +36,7 @@ def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
         machine=machine_id(),
         platform=_platform(captures),
         outcome=verdict.outcome,
-        source=SOURCES[claim.target.level],
+        source=_source(claim, captures),
         reasons=verdict.reasons,
         observed=verdict.observed,
         coverage=verdict.coverage,
@@ -60,6 +61,13 @@ def blocked(claim: Claim, reason: str) -> Evidence:
         observed={},
         coverage={},
     )
+
+
+def _source(claim: Claim, captures: Captures) -> Source:
+    """Return what the evidence is worth: one replayed capture makes all of it recorded."""
+    if any(is_replay(capture.identity) for capture in captures.values()):
+        return Source.RECORDED
+    return SOURCES[claim.target.level]
 
 
 def _platform(captures: Captures) -> str:

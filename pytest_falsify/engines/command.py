@@ -12,7 +12,7 @@ from pytest_falsify.captures.plan import Plan
 from pytest_falsify.engines.dimensions import Dimensions
 from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.placeholders import filled, mentions, must_be_placeholders
-from pytest_falsify.engines.prefill import Seen, run_by_prefill
+from pytest_falsify.engines.prefill import UNDERSTANDS, Seen, run_by_prefill
 from pytest_falsify.engines.process import Finished, run
 from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.engines.tokenizer import encode
@@ -213,6 +213,7 @@ class Program:
 class CommandSession:
     """A program and a model; each run is a process of its own."""
 
+    understands: ClassVar[frozenset[str]] = UNDERSTANDS
     program: Program
     model: Path
     dimensions: Dimensions | None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_falsify.engines.base import Sink
 
 CACHES = frozenset({"k_cache", "v_cache"})
+UNDERSTANDS = frozenset({"forced"})
+"""What a session that decodes so honours; see ``Session``."""
 Seen = tuple[Mapping[Site, "CapturedTensor"], "np.ndarray[Any, Any] | None"]
 Forward = Callable[[tuple[int, ...]], Seen]
 """Runs tokens from a clean state: the tensors of step 0, and the logits, (tokens, vocab)."""
@@ -44,6 +46,7 @@ def run_by_prefill(inputs: TokenInputs, plan: Plan, sink: Sink, forward: Forward
         msg = f"input `{inputs.name}` has no tokens"
         raise CaptureError(msg, expected="at least one token")
     tokens = inputs.tokens
+    greedy: list[int] = []
     found: list[np.ndarray[Any, Any]] = []
     for step in range(plan.decode_steps + 1):
         tensors, logits = forward(tokens)
@@ -53,8 +56,9 @@ def run_by_prefill(inputs: TokenInputs, plan: Plan, sink: Sink, forward: Forward
         if logits is not None:
             found.append(logits if step == 0 else logits[-1:])
         if step < plan.decode_steps:
-            tokens = (*tokens, _next(logits))
-    return Answer(logits=tuple(found), continuation=tokens[len(inputs.tokens) :])
+            greedy.append(_next(logits))
+            tokens = (*tokens, inputs.forced[step] if inputs.forced else greedy[-1])
+    return Answer(logits=tuple(found), continuation=tuple(greedy))
 
 
 def _next(logits: np.ndarray[Any, Any] | None) -> int:

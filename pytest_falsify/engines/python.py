@@ -18,7 +18,7 @@ from pytest_falsify.captures.unstated import FLAT
 from pytest_falsify.engines.dimensions import Dimensions
 from pytest_falsify.engines.model_files import file_digest
 from pytest_falsify.engines.model_path import model_digest, model_path
-from pytest_falsify.engines.prefill import Seen, run_by_prefill
+from pytest_falsify.engines.prefill import UNDERSTANDS, Seen, run_by_prefill
 from pytest_falsify.engines.tokenizer import encode
 from pytest_falsify.engines.written import logits_of, shaped
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
@@ -140,6 +140,7 @@ def _function(spec: CaptureSpec) -> PythonFunction:
 class PythonSession:
     """A function and a model; each run calls it once."""
 
+    understands: ClassVar[frozenset[str]] = UNDERSTANDS
     function: PythonFunction
     model: Path
     dimensions: Dimensions | None

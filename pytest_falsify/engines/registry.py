@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "command": "pytest_falsify.engines.command:CommandEngine",
     "python": "pytest_falsify.engines.python:PythonEngine",
+    "recorded": "pytest_falsify.engines.recorded:RecordedEngine",
     "transformers": "pytest_falsify.engines.transformers:TransformersEngine",
 }
 ENGINES: Parts[Engine] = Parts("engine", group="pytest_falsify.engines", built_in=BUILT_IN)
