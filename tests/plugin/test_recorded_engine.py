@@ -14,12 +14,12 @@ CONTRACT = """
     targets: {{teacher: {{model: {model}, device: cpu, level: live}}}}
     captures:
       mine: {{engine: recorded, bundle: ../bundle}}
-      oracle: {{engine: transformers, attention: sdpa}}
+      oracle: {{engine: transformers, dtype: bfloat16}}
     inputs: {{one: {{tokens: [1, 2, 3]}}}}
     falsification_tests:
     - id: FALSIFY-A-1
       check: {{kind: parity, subject: mine, oracle: oracle, stages: [attn_out],
-               expect: {{rel_l2: {{max: 1.0e-5}}}}}}
+               expect: {{rel_l2: {{max: 0.05}}}}}}
     - id: FALSIFY-A-2
       check: {{kind: deterministic, subject: mine, stages: [attn_out]}}
 """

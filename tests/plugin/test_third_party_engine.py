@@ -40,6 +40,14 @@ CONTRACT = """
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _loaded(qwen2_tiny):
+    """Load what runs in this process load of torch, which cannot be loaded twice."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(qwen2_tiny)
+
+
 @pytest.fixture
 def installed(project, qwen2_tiny, monkeypatch):
     """Return a callable that puts an engine with an epsilon into a package, or a conftest."""
