@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+# Loaded here because torch cannot be loaded twice, as it would be within these tests.
+pytest.importorskip("transformers.models.qwen2.modeling_qwen2")
 
 CONTRACT = """
     metadata: {{id: C-ONE}}

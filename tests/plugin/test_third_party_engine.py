@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+# Loaded here because torch cannot be loaded twice, as it would be within these tests.
+pytest.importorskip("transformers.models.qwen2.modeling_qwen2")
 
 ENGINE = """
     import numpy as np
@@ -38,14 +38,6 @@ CONTRACT = """
       check: {{kind: parity, subject: mine, oracle: oracle, stages: [embedding, attn_norm],
                layers: [0], expect: {{rel_l2: {{max: 1.0e-5}}}}}}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _loaded(qwen2_tiny):
-    """Load what runs in this process load of torch, which cannot be loaded twice."""
-    from transformers import AutoModelForCausalLM
-
-    AutoModelForCausalLM.from_pretrained(qwen2_tiny)
 
 
 @pytest.fixture
