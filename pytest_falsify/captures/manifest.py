@@ -17,7 +17,7 @@ from pytest_falsify.captures.tensor_file import array_digest, dtype_named
 from pytest_falsify.contracts.problems import yaml_path
 from pytest_falsify.contracts.schemas import Shape
 from pytest_falsify.errors import CaptureError, FalsifyError
-from pytest_falsify.stages.vocabulary import STAGES, Site
+from pytest_falsify.stages.vocabulary import Site, canonical, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -243,7 +243,7 @@ def _plan(body: Mapping[str, Any]) -> Plan:
         for key, value in body.items()
         if key in known
     }
-    values["stages"] = tuple(name for name in STAGES if name in body["stages"])
+    values["stages"] = in_order(map(canonical, body["stages"]))
     return Plan(**values)
 
 

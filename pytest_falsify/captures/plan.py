@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import CaptureError
-from pytest_falsify.stages.vocabulary import STAGES, TRANSFER, Scope, Site
+from pytest_falsify.stages.vocabulary import STAGES, TRANSFER, Scope, Site, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,10 +94,9 @@ class Plan:
         layers = None
         if self.layers is not None and other.layers is not None:
             layers = tuple(sorted({*self.layers, *other.layers}))
-        stages = tuple(name for name in STAGES if name in {*self.named_stages, *other.named_stages})
         return replace(
             self,
-            stages=stages,
+            stages=in_order((*self.named_stages, *other.named_stages)),
             layers=layers,
             needs_answer=self.needs_answer or other.needs_answer,
             has_transfer=self.has_transfer or other.has_transfer,

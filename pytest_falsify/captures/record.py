@@ -9,6 +9,8 @@ from pytest_falsify.captures.capture import Capture, CapturedTensor, TokenInputs
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_falsify.captures.plan import Plan
     from pytest_falsify.engines.base import Session
     from pytest_falsify.stages.vocabulary import Site
@@ -24,16 +26,28 @@ def record(session: Session, inputs: TokenInputs, plan: Plan) -> Capture:
     _must_be_able(session, inputs, plan)
     seen: dict[Site, CapturedTensor] = {}
     answer = session.run(inputs, plan, seen.__setitem__)
-    planned = tuple(plan.sites(session.layer_count))
+    planned = tuple(_planned(session, plan))
+    # Stable: modules, which have no place in the vocabulary, keep the order they arrived in.
+    wanted = set(planned)
+    arrived = sorted(filter(wanted.__contains__, seen), key=lambda site: site.causal_key)
     return Capture(
         identity=session.identity(),
         inputs=inputs,
         plan=replace(plan, needs_answer=plan.needs_answer or answer.stopped_at is None),
-        tensors={site: seen[site] for site in planned if site in seen},
+        tensors={site: seen[site] for site in arrived},
         missing=tuple(site for site in planned if site not in seen),
         logits=answer.logits,
         continuation=answer.continuation,
     )
+
+
+def _planned(session: Session, plan: Plan) -> Iterator[Site]:
+    """Yield the sites of a plan; where no layers are named, those that the model has.
+
+    A stage of one layer may not exist in another: an expert's router in a layer without experts.
+    """
+    has = getattr(session, "has", None) if plan.layers is None else None
+    return (site for site in plan.sites(session.layer_count) if has is None or has(site))
 
 
 def _must_be_able(session: Session, inputs: TokenInputs, plan: Plan) -> None:

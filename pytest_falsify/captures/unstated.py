@@ -15,7 +15,7 @@ import numpy as np
 from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.errors import AlignmentError
-from pytest_falsify.stages.vocabulary import STAGES
+from pytest_falsify.stages.vocabulary import STAGES, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,13 +41,12 @@ def unstated_capture(tensors: Mapping[Site, CapturedTensor], *, source: str) -> 
         source: the format that they were read from.
     """
     ordered = sorted(tensors, key=lambda site: site.causal_key)
-    stages = {site.stage for site in ordered}
     layers = {site.layer for site in ordered if site.layer is not None}
     return Capture(
         identity=Identity(engine=source, versions={}, weights="unstated", settings={}, device=""),
         inputs=UNSTATED_INPUTS,
         plan=Plan(
-            stages=tuple(name for name in STAGES if name in stages),
+            stages=in_order(site.stage for site in ordered),
             layers=tuple(sorted(layers)),
             decode_steps=max((site.step for site in ordered), default=0),
         ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.errors import ContractError
-from pytest_falsify.stages.vocabulary import STAGES, canonical
+from pytest_falsify.stages.vocabulary import canonical, in_order
 
 if TYPE_CHECKING:
     from pytest_falsify.contracts.model import CheckSpec, Contract, Falsifier, Target
@@ -53,9 +53,8 @@ class Claim:
             needs_answer: whether the check looks at the logits or the continuation.
         """
         stages = self.parameter("stages", "all")
-        named = None if stages == "all" else {canonical(name) for name in stages}
         return Plan(
-            stages=None if named is None else tuple(name for name in STAGES if name in named),
+            stages=None if stages == "all" else in_order(map(canonical, stages)),
             layers=parse_layers(self.parameter("layers", "all")),
             decode_steps=decode_steps,
             positions=parse_positions(self.parameter("positions", "all")),

@@ -22,7 +22,7 @@ from pytest_falsify.contracts.schemas import Shape
 from pytest_falsify.engines.device import resolve_device
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import ContractError
-from pytest_falsify.stages.vocabulary import STAGES, canonical
+from pytest_falsify.stages.vocabulary import canonical, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -169,9 +169,9 @@ class Progress:
 
 
 def _plan(wanted: Wanted) -> Plan:
-    names = {canonical(each) for each in wanted.stages.split(",")} if wanted.stages != ALL else None
+    names = None if wanted.stages == ALL else map(canonical, wanted.stages.split(","))
     return Plan(
-        stages=None if names is None else tuple(name for name in STAGES if name in names),
+        stages=None if names is None else in_order(names),
         layers=_layers(wanted.layers),
         positions=_positions(wanted.positions),
         decode_steps=wanted.decode_steps,

@@ -129,14 +129,15 @@ def compare_captures(subject: Capture, oracle: Capture) -> Comparison:
             f"`{subject.inputs.name}`, oracle {len(oracle.inputs.tokens)} of `{oracle.inputs.name}`"
         )
         raise AlignmentError(msg, expected="two captures of one input")
-    shared = subject.tensors.keys() & oracle.tensors.keys()
-    wanted = {*subject.tensors, *oracle.tensors, *subject.missing, *oracle.missing}
+    shared = [site for site in oracle.tensors if site in subject.tensors]
+    found = set(shared)
+    every = (*subject.tensors, *oracle.tensors, *subject.missing, *oracle.missing)
     return Comparison(
         sites=tuple(
             compare_tensors(subject.tensors[site], oracle.tensors[site], site=site)
             for site in _in_causal_order(shared)
         ),
-        missing=_in_causal_order(wanted - shared),
+        missing=_in_causal_order(each for each in dict.fromkeys(every) if each not in found),
         subject=subject.identity.digest,
         oracle=oracle.identity.digest,
     )

@@ -8,12 +8,13 @@ bits, and then shows what it was given and what came back. A name needs an entry
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_falsify.stages.operations import scaled_scores, usual_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +91,8 @@ def _attend(  # noqa: PLR0917 - transformers calls it so
         attention_mask: what the model made of its mask, or None.
         options: ``scaling``, ``dropout``, ``softcap`` and what else the model passes.
     """
-    output, weights = _usual(name, module)(module, query, key, value, attention_mask, **options)
+    attend = usual_attention(name, module)
+    output, weights = attend(module, query, key, value, attention_mask, **options)
     watcher = _watcher.get()
     if watcher is not None:
         wanted, inside = watcher
@@ -98,14 +100,6 @@ def _attend(  # noqa: PLR0917 - transformers calls it so
             shown = _SHOWN[stage](module, query, key, value, weights, options)
             inside(module.layer_idx, stage, shown)
     return output, weights
-
-
-def _usual(name: str, module: Any) -> Any:
-    if name == "eager":
-        return sys.modules[type(module).__module__].eager_attention_forward
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    return ALL_ATTENTION_FUNCTIONS[name]
 
 
 def _scores(
@@ -117,13 +111,8 @@ def _scores(
     options: dict[str, Any],
 ) -> torch.Tensor:
     """Compute the scaled scores again, before the mask: batch, heads, tokens, sources."""
-    import torch
-
-    repeats = query.shape[1] // key.shape[1]
-    scaling = options.get("scaling") or module.head_dim**-0.5
-    scores = torch.matmul(query, key.repeat_interleave(repeats, dim=1).transpose(2, 3)) * scaling
-    cap = options.get("softcap")
-    return torch.tanh(scores / cap) * cap if cap else scores
+    known = {name: options[name] for name in ("scaling", "softcap") if name in options}
+    return scaled_scores(module, query, key, **known)
 
 
 _SHOWN: dict[str, Any] = {

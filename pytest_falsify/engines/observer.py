@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.engines.attention import STAGES_INSIDE, watched
+from pytest_falsify.stages.operations import without_bias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,9 +59,11 @@ class Watch:
             show: takes the layer, the stage and the tensor of the whole batch, the batch's axis
                 first. The model may write into the tensor afterwards.
         """
+        batch = _BatchSize()
         with ExitStack() as stack:
+            stack.callback(model.register_forward_pre_hook(batch.note, with_kwargs=True).remove)
             for tap, sites in self.taps.items():
-                stack.callback(_tap(model, tap, sites, show).remove)
+                stack.callback(_tap(model, tap, sites, batch, show).remove)
             for layer, stages in self.joined.items():
                 names = [each.format(i=layer) for each in self.family.projections]
                 for handle in _joined(model, names, layer, stages, show):
@@ -69,16 +72,30 @@ class Watch:
             yield
 
 
-def _tap(model: torch.nn.Module, tap: Tap, sites: Sequence[Site], show: Show) -> Any:
-    def put(tensor: torch.Tensor) -> None:
+@dataclass(slots=True)
+class _BatchSize:
+    """How many sequences the model is given: what a module's own arguments do not always say."""
+
+    value: int = 1
+
+    def note(self, _model: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        """Take it from what the model is called with."""
+        tokens = named["input_ids"] if "input_ids" in named else arguments[0]
+        self.value = len(tokens)
+
+
+def _tap(
+    model: torch.nn.Module, tap: Tap, sites: Sequence[Site], batch: _BatchSize, show: Show
+) -> Any:
+    def put(shown: Any) -> None:
         for site in sites:
-            show(site.layer, site.stage, tensor)
+            show(site.layer, site.stage, tap.pick(shown, batch.value))
 
     def on_input(_module: Any, arguments: tuple[Any, ...]) -> None:
-        put(arguments[0])
+        put(arguments)
 
     def on_output(_module: Any, _arguments: Any, output: Any) -> None:
-        put(output[0] if isinstance(output, tuple) else output)
+        put(output)
 
     module = model.get_submodule(tap.module)
     if tap.is_input:
@@ -105,12 +122,8 @@ def _joined(
 
 
 def _without_bias(module: Any, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Multiply again without the bias, which the linear module adds in the same step."""
-    import torch
-
-    if module.bias is None:
-        return output
-    return torch.nn.functional.linear(given, module.weight)
+    """Multiply again, where the module adds a bias in the same step."""
+    return output if module.bias is None else without_bias(module, given)
 
 
 def _as_it_is(_module: Any, _given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

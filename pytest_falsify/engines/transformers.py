@@ -5,19 +5,18 @@ from __future__ import annotations
 import difflib
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.capture import Identity
-from pytest_falsify.engines.attention import ALWAYS, EAGER_ONLY, ON_REQUEST
 from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
 from pytest_falsify.engines.model_files import model_folder, weights_digest
 from pytest_falsify.engines.observer import Watch
 from pytest_falsify.engines.rounding import Rounding
+from pytest_falsify.engines.visible import Visible
 from pytest_falsify.errors import Blocked, CaptureError
-from pytest_falsify.stages.family import Family, family_of
-from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -192,14 +191,21 @@ class TransformersSession:
 
         They come with every attention and cost no arithmetic; ``on_request`` are the others.
         """
-        found = {*self._family().taps, *ALWAYS, *(("qkv_bias",) if self._has_bias() else ())}
-        return tuple(name for name in STAGES if name in found)
+        return self.visible.always
 
     @property
     def on_request(self) -> tuple[str, ...]:
         """The canonical stages that are shown when they are asked for by name."""
-        inside = EAGER_ONLY if self.settings["attention"] == "eager" else ()
-        return ("qkv_matmul", *ON_REQUEST, *inside)
+        return self.visible.on_request
+
+    @cached_property
+    def visible(self) -> Visible:
+        """What can be seen of the model."""
+        return Visible.of(self.model, self.settings["attention"])
+
+    def has(self, site: Site) -> bool:
+        """Tell whether the model has a site: its layers may be of different kinds."""
+        return self.visible.has(site)
 
     def identity(self) -> Identity:
         """Return what runs here."""
@@ -263,10 +269,8 @@ class TransformersSession:
         return self._answers(batch, plan, sinks)
 
     def _answers(self, batch: Batch, plan: Plan, sinks: tuple[Sink, ...]) -> tuple[Answer, ...]:
-        import torch
-
         for each in batch.rows:
-            self._must_fit(each, plan)
+            self.must_fit(each, plan)
         if plan.decode_steps and batch.is_padded and batch.side == RIGHT:
             msg = "decode steps cannot follow padding on the right"
             raise CaptureError(msg, remedy="padding: left")
@@ -275,20 +279,29 @@ class TransformersSession:
             device=self.device,
             batch=batch,
             plan=plan,
-            watch=self._watch(plan),
+            watch=self.watch(plan),
             sinks=sinks,
             end=self._end(plan),
         )
+        with self.computing():
+            return forward.answers()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Let the model run as the capture asks: threads, rounding, and no gradients."""
+        import torch
+
         disturbed = self.rounding.disturbing(self.model) if self.rounding else nullcontext()
         with _threads(self.settings["threads"]), torch.inference_mode(), disturbed:
-            return forward.answers()
+            yield
 
     def _end(self, plan: Plan) -> tuple[Site, int] | None:
         """Return the last planned site and how many its step has, where it is worth ending there.
 
         After the last layer little is left, and who asks for the answer next need not run again.
         """
-        sites = [each for each in plan.sites(self.layer_count) if each.step == plan.decode_steps]
+        planned = filter(self.has, plan.sites(self.layer_count))
+        sites = [each for each in planned if each.step == plan.decode_steps]
         if plan.needs_answer or not sites or sites[-1].layer in {None, self.layer_count - 1}:
             return None
         return sites[-1], len(sites)
@@ -297,20 +310,25 @@ class TransformersSession:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return None if limit is None else limit - plan.decode_steps
 
-    def _watch(self, plan: Plan) -> Watch | None:
+    def watch(self, plan: Plan) -> Watch | None:
+        """Return where the stages of a plan are observed; None where nothing is asked for.
+
+        Raises:
+            CaptureError: when a stage cannot be shown.
+        """
         if plan.stages == ():
             return None
-        shown = {*self.stages, *self.on_request}
         for stage in plan.named_stages:
-            if stage not in shown:
-                msg = f"stage `{stage}` is not shown by attention `{self.settings['attention']}`"
-                remedy = "capture with `attention: eager`" if stage in EAGER_ONLY else None
-                expected = f"one of {', '.join(name for name in STAGES if name in shown)}"
-                raise CaptureError(msg, expected=expected, remedy=remedy)
-        prefill = [site for site in plan.sites(self.layer_count) if site.step == 0]
-        return Watch.of(self._family(), prefill)
+            self.visible.must_show(stage, self.settings["attention"])
+        sites = filter(self.has, plan.sites(self.layer_count))
+        return Watch.of(self.visible.family, [each for each in sites if each.step == 0])
 
-    def _must_fit(self, inputs: TokenInputs, plan: Plan) -> None:
+    def must_fit(self, inputs: TokenInputs, plan: Plan) -> None:
+        """Refuse inputs that the model cannot take.
+
+        Raises:
+            CaptureError: when there are no tokens, too many, unknown ones, or too few forced ones.
+        """
         longest = self._longest(plan)
         if not inputs.tokens:
             msg = f"input `{inputs.name}` has no tokens"
@@ -327,18 +345,6 @@ class TransformersSession:
         if not all(0 <= token < vocabulary for token in (*inputs.tokens, *inputs.forced)):
             msg = f"input `{inputs.name}` has a token id outside the vocabulary"
             raise CaptureError(msg, expected=f"ids of 0..{vocabulary - 1}")
-
-    def _family(self) -> Family:
-        model_type = self.model.config.model_type
-        family = family_of(model_type)
-        if family is None:
-            msg = f"model type `{model_type}` has no stage map yet"
-            raise CaptureError(msg, expected="a family of pytest_falsify/stages/family.py")
-        return family
-
-    def _has_bias(self) -> bool:
-        query = self._family().projections[0].format(i=0)
-        return getattr(self.model.get_submodule(query), "bias", None) is not None
 
 
 def _release(full: str) -> str:

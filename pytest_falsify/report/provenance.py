@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.unstated import states_inputs
-from pytest_falsify.stages.vocabulary import STAGES
+from pytest_falsify.stages.vocabulary import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,10 +72,9 @@ def provenance_json(capture: Capture) -> dict[str, Any]:
 
 def _stage_lines(capture: Capture) -> Iterable[str]:
     rows = [["stage", "sites", "dims", "shape", "dtype", "size"]]
-    for name in STAGES:
+    for name in in_order(site.stage for site in capture.tensors):
         found = [each for site, each in capture.tensors.items() if site.stage == name]
-        if found:
-            rows.append(_row(name, found))
+        rows.append(_row(name, found))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [

@@ -34,6 +34,7 @@ class Tap:
         item: which argument, or which element of a tuple that it returns.
         part: ``(n, of)``: the n-th of so many equal parts of the last axis.
         is_flat: one axis holds the tokens of all sequences of the batch.
+        packs: what follows the axes of the batch and the tokens becomes one axis.
     """
 
     module: str
@@ -41,6 +42,7 @@ class Tap:
     item: int = 0
     part: tuple[int, int] | None = None
     is_flat: bool = False
+    packs: bool = False
 
     def pick(self, shown: Any, batch: int = 1) -> Any:
         """Return the stage's tensor, the batch's axis first.
@@ -51,6 +53,7 @@ class Tap:
         """
         tensor = shown[self.item] if isinstance(shown, tuple) else shown
         tensor = tensor.unflatten(0, (batch, -1)) if self.is_flat else tensor
+        tensor = tensor.flatten(2) if self.packs else tensor
         if self.part is None:
             return tensor
         place, count = self.part
@@ -81,6 +84,8 @@ class Family:
             definition; the ways after it go around stages that are seldom captured.
         attention: the module that attends.
         projections: the modules whose outputs, side by side, are the queries, keys and values.
+        excludes: settings of the configuration which, when they are on, make the models compute
+            in a way that is not described here.
     """
 
     model_types: tuple[str, ...]
@@ -92,6 +97,7 @@ class Family:
         "model.layers.{i}.self_attn.k_proj",
         "model.layers.{i}.self_attn.v_proj",
     )
+    excludes: tuple[str, ...] = ()
 
     def tap(self, site: Site) -> Tap | None:
         """Return where a site is observed, or None when no module shows it."""

@@ -14,7 +14,7 @@ from pytest_falsify.stages.adapter import (
     QKV,
 )
 from pytest_falsify.stages.context import Context
-from pytest_falsify.stages.family import family_of
+from pytest_falsify.stages.family import family_for
 from pytest_falsify.stages.operations import Place
 from pytest_falsify.stages.replay import Replay, route
 from pytest_falsify.stages.threads import computing_with
@@ -52,13 +52,17 @@ class StageGraph:
         """Return the graph of a loaded model.
 
         Raises:
-            CaptureError: when no family is known for the model's type.
+            CaptureError: when no family is known for the model's type, or the model has a setting
+                that its family does not describe.
         """
-        model_type = model.config.model_type
-        family = family_of(model_type)
+        family = family_for(model.config)
         if family is None:
-            msg = f"model type `{model_type}` has no stage map: its stages cannot be evaluated"
-            raise CaptureError(msg, expected="a family of pytest_falsify/stages/families/")
+            msg = f"model type `{model.config.model_type}` has no stage map"
+            raise CaptureError(
+                msg,
+                expected="a family of pytest_falsify/stages/families/, to evaluate its stages",
+                remedy="`pytest-falsify stages` lists what can be captured without one",
+            )
         modules = frozenset(name for name, _ in model.named_modules())
         return cls(model=model, family=family, threads=threads, _modules=modules)
 
@@ -82,6 +86,8 @@ class StageGraph:
 
     def has(self, site: Site) -> bool:
         """Tell whether this model has a site: its module, its bias."""
+        if site.step < 0:  # the transfer between prefill and decode is no part of the model
+            return False
         if site.stage == "qkv_bias":
             first = self.family.projections[0].format(i=site.layer)
             return first in self._modules and self.model.get_submodule(first).bias is not None

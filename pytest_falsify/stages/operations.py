@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from pytest_falsify.stages.adapter import Family
     from pytest_falsify.stages.context import Context
     from pytest_falsify.stages.vocabulary import Site
+
+    Angles = Callable[["Place", torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +119,13 @@ def project_without_bias(place: Place, given: torch.Tensor) -> torch.Tensor:
 def without_bias(linear: Any, given: torch.Tensor) -> torch.Tensor:
     """Multiply as a linear module does, without the bias that it adds in the same step."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     if linear.bias is None:
         found: torch.Tensor = linear(given)
         return found
-    return torch.nn.functional.linear(given, linear.weight)
+    weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
+    return torch.nn.functional.linear(given, weight)
 
 
 def add_bias(place: Place, given: torch.Tensor) -> torch.Tensor:
@@ -138,13 +144,11 @@ def split_projections(
     Returns:
         three tensors (tokens, heads * channels), (tokens, key heads * channels) twice.
     """
-    keys = _key_heads(place.config) * place.attention.head_dim
+    attention = place.attention
+    groups = getattr(attention, "num_key_value_groups", 1)
+    keys = place.config.num_attention_heads // groups * attention.head_dim
     queries, key, value = given.split([given.shape[-1] - 2 * keys, keys, keys], dim=-1)
     return queries, key, value
-
-
-def _key_heads(config: Any) -> int:
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def heads(place: Place, packed: torch.Tensor) -> torch.Tensor:
@@ -152,37 +156,38 @@ def heads(place: Place, packed: torch.Tensor) -> torch.Tensor:
     return packed.view(len(packed), -1, place.attention.head_dim)
 
 
-def query(place: Place, qkv: torch.Tensor) -> torch.Tensor:
+def angles(place: Place, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cosines and sines of the step's positions: (1, tokens, rotated channels)."""
+    cosines, sines = place.model.model.rotary_emb(like, place.positions)
+    return cosines, sines
+
+
+def query(place: Place, qkv: torch.Tensor, angles: Angles = angles) -> torch.Tensor:
     """Return the queries as attention takes them: normed where the family does so, rotated."""
-    return _rotated(place, _normed_by_head(place, "q_norm", split_projections(place, qkv)[0]))
+    each_head = _normed(place, "q_norm", split_projections(place, qkv)[0])
+    return rotate(place, each_head, angles)
 
 
-def key(place: Place, qkv: torch.Tensor) -> torch.Tensor:
+def key(place: Place, qkv: torch.Tensor, angles: Angles = angles) -> torch.Tensor:
     """Return the keys as attention takes them: normed where the family does so, rotated."""
-    return _rotated(place, _normed_by_head(place, "k_norm", split_projections(place, qkv)[1]))
+    each_head = _normed(place, "k_norm", split_projections(place, qkv)[1])
+    return rotate(place, each_head, angles)
 
 
-def _normed_by_head(place: Place, norm: str, packed: torch.Tensor) -> torch.Tensor:
+def _normed(place: Place, norm: str, packed: torch.Tensor) -> torch.Tensor:
     each_head = heads(place, packed)
     module = getattr(place.attention, norm, None)
     return each_head if module is None else module(each_head[None])[0]
 
 
-def _rotated(place: Place, each_head: torch.Tensor) -> torch.Tensor:
+def rotate(place: Place, each_head: torch.Tensor, angles: Angles = angles) -> torch.Tensor:
+    """Rotate heads by their positions with the function of the model's own file."""
     if len(each_head) != place.positions.shape[1]:
         msg = f"{place.site} is computed of {len(each_head)} tokens, its step has others"
         raise CaptureError(msg, expected=f"all {place.positions.shape[1]} tokens of the step")
-    cos, sin = place.model.model.rotary_emb(each_head, place.positions)
-    return rotate(place, each_head, cos, sin)
-
-
-def rotate(
-    place: Place, each_head: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> torch.Tensor:
-    """Rotate heads by their positions with the function of the model's own file."""
     given = each_head.transpose(0, 1)[None]
     turn = sys.modules[type(place.attention).__module__].apply_rotary_pos_emb
-    found: torch.Tensor = turn(given, given, cos, sin)[0][0].transpose(0, 1)
+    found: torch.Tensor = turn(given, given, *angles(place, each_head))[0][0].transpose(0, 1)
     return found
 
 
@@ -208,7 +213,8 @@ def _cached(place: Place, past_and_new: tuple[torch.Tensor, ...]) -> torch.Tenso
 
 def scores(place: Place, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the scaled scores before the mask: (heads, tokens, sources)."""
-    return scaled_scores(place.attention, queries.transpose(0, 1)[None], keys.transpose(0, 1)[None])
+    batches = [each.transpose(0, 1)[None] for each in (queries, keys)]
+    return scaled_scores(place.attention, *batches)[0]
 
 
 def scaled_scores(
@@ -223,7 +229,7 @@ def scaled_scores(
         options: ``scaling`` and ``softcap`` where they are not the module's own.
 
     Returns:
-        (heads, tokens, sources) of the first sequence.
+        (batch, heads, tokens, sources).
     """
     import torch
 
@@ -231,20 +237,20 @@ def scaled_scores(
     repeats = queries.shape[1] // keys.shape[1]
     found = torch.matmul(queries, _repeated(keys, repeats).transpose(2, 3)) * scaling
     cap = options.get("softcap")
-    return (torch.tanh(found / cap) * cap if cap else found)[0]
+    return torch.tanh(found / cap) * cap if cap else found
 
 
 def _repeated(of_key_heads: torch.Tensor, repeats: int) -> torch.Tensor:
     return of_key_heads if repeats == 1 else of_key_heads.repeat_interleave(repeats, dim=1)
 
 
-def softmax(place: Place, scaled: torch.Tensor) -> torch.Tensor:
-    """Mask the scores and make weights of them, in float32 as transformers does."""
+def softmax(place: Place, scaled: torch.Tensor, dtype: Any = None) -> torch.Tensor:
+    """Mask the scores and make weights of them, in float32 if no other dtype is given."""
     import torch
 
     mask = _mask(place, "eager", scaled.shape[-1], scaled.dtype)
     masked = scaled[None] if mask is None else scaled[None] + mask
-    weights = torch.nn.functional.softmax(masked, dim=-1, dtype=torch.float32)
+    weights = torch.nn.functional.softmax(masked, dim=-1, dtype=dtype or torch.float32)
     return weights.to(scaled.dtype)[0]
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import FalsifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Scope(Enum):
@@ -14,7 +18,8 @@ class Scope(Enum):
 
     BEFORE = 0  # once, before the first layer
     LAYER = 1  # once per layer
-    AFTER = 2  # once, after the last layer
+    INSIDE = 2  # a module of a model whose layers are not known
+    AFTER = 3  # once, after the last layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +66,25 @@ _LAYER_STAGES = {
     "post_ffn_residual": "t d",
 }
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
+MODULE = "module:"
+"""What the name of a stage begins with that is the output of a module: ``module:model.layers.0``.
+
+Models of unknown families have such stages. They belong to no layer, and nothing but the model
+itself knows their order: whoever lists them lists them in the order in which the modules end.
+"""
+
+
+class _Stages(dict[str, Stage]):
+    """The canonical stages by name, in execution order. A module's stage is found, never listed."""
+
+    def __missing__(self, name: str) -> Stage:
+        if not is_module(name):
+            raise KeyError(name)
+        return Stage(name=name, scope=Scope.INSIDE, dims="t d")
+
+
+STAGES: dict[str, Stage] = _Stages(
+    (stage.name, stage)
     for stage in (
         Stage(name="embedding", scope=Scope.BEFORE, dims="t d"),
         *(
@@ -72,7 +94,7 @@ STAGES: dict[str, Stage] = {
         Stage(name="final_norm", scope=Scope.AFTER, dims="t d"),
         Stage(name="lm_head", scope=Scope.AFTER, dims="t v"),
     )
-}
+)
 
 ALIASES = {"layer_output": "post_ffn_residual"}
 
@@ -84,12 +106,33 @@ _STEPS = {"transfer": TRANSFER}
 _WORDS = {step: word for word, step in _STEPS.items()}
 
 
+def is_module(name: str) -> bool:
+    """Tell whether a stage's name is that of a module."""
+    return name.startswith(MODULE) and len(name) > len(MODULE) and "/" not in name
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return stages each once: the canonical ones in execution order, modules as they are given.
+
+    What a model does after all of its modules, ``final_norm`` and ``lm_head``, comes after them.
+    """
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: _key(name, 0)))
+
+
+def _key(name: str, layer: int) -> tuple[int, int, int]:
+    return STAGES[name].scope.value, layer, _ORDER.get(name, 0)
+
+
 def canonical(name: str) -> str:
     """Return the canonical name of a stage: trimmed, lower case, aliases resolved.
+
+    The name of a module keeps its case.
 
     Raises:
         FalsifyError: when there is no such stage.
     """
+    if is_module(name.strip()):
+        return name.strip()
     wanted = name.strip().lower()
     wanted = ALIASES.get(wanted, wanted)
     if wanted in STAGES:
@@ -121,9 +164,8 @@ class Site:
     @property
     def causal_key(self) -> tuple[int, int, int, int]:
         """The key that sorts sites in the order in which the forward pass reaches them."""
-        stage = STAGES[self.stage]
         step = 1 if self.step == TRANSFER else 2 * self.step
-        return step, stage.scope.value, self.layer or 0, _ORDER[self.stage]
+        return step, *_key(self.stage, self.layer or 0)
 
     @classmethod
     def parse(cls, text: str) -> Site:

@@ -27,17 +27,50 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 0}
+WINDOW = {"sliding_window": 4}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 MODELS = {
-    "llama": ("Llama", {}),
-    "llama-biased": ("Llama", {"attention_bias": True, "mlp_bias": True}),
-    "mistral": ("Mistral", {}),
-    "mistral-window": ("Mistral", {"sliding_window": 4}),
-    "qwen2": ("Qwen2", {}),
+    "llama": ("LlamaForCausalLM", {}),
+    "llama-biased": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("MistralForCausalLM", {}),
+    "mistral-window": ("MistralForCausalLM", WINDOW),
+    "qwen2": ("Qwen2ForCausalLM", {}),
     "qwen2-window": (
-        "Qwen2",
-        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+        "Qwen2ForCausalLM",
+        {"use_sliding_window": True, "max_window_layers": 1, **WINDOW},
     ),
-    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "qwen3": ("Qwen3ForCausalLM", {"head_dim": 16}),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            "head_dim": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 24,
+            **WINDOW,
+        },
+    ),
+    "phi3": ("Phi3ForCausalLM", {"pad_token_id": 0, "partial_rotary_factor": 0.5, **WINDOW}),
+    "gpt2": ("GPT2LMHeadModel", {"n_inner": 48, "scale_attn_by_inverse_layer_idx": True}),
+    "olmoe": ("OlmoeForCausalLM", EXPERTS),
+    "olmoe-clipped": ("OlmoeForCausalLM", {"clip_qkv": 0.5, "norm_topk_prob": True, **EXPERTS}),
+    "qwen2-moe": (
+        "Qwen2MoeForCausalLM",
+        {
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [0],
+            **EXPERTS,
+        },
+    ),
+    "qwen3-moe": (
+        "Qwen3MoeForCausalLM",
+        {"moe_intermediate_size": 24, "head_dim": 16, **EXPERTS},
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        {"num_local_experts": 4, "num_experts_per_tok": 2, **WINDOW},
+    ),
 }
 PROMPT = TokenInputs(name="p", tokens=(1, 5, 9, 3, 60, 2, 2))
 DECODE_STEPS = 2
@@ -52,14 +85,13 @@ def load(folder, **options):
 
 def save_tiny(name: str, folder: Path) -> Path:
     """Write a tiny model; no bias and no norm keeps the value that changes nothing."""
-    family, options = MODELS[name]
+    architecture, options = MODELS[name]
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **options})
-    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    kind = getattr(transformers, architecture)
+    model = kind(kind.config_class(**{**SIZES, **SPECIAL, **options}))
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter) / 2)
+            parameter.mul_(3).add_(torch.randn_like(parameter) / 2 if parameter.ndim == 1 else 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder)

@@ -14,6 +14,8 @@ from pytest_falsify.stages.graph import Context, StageGraph  # noqa: E402
 from pytest_falsify.stages.vocabulary import Site  # noqa: E402
 
 INSIDE_EAGER = {"attn_scores", "attn_softmax"}
+ONE_MORE_ROUNDING = {"float32": 2**-22, "bfloat16": 2**-7}
+"""Measured: at most 1.0e-7 and 4.0e-3, relative to the norm."""
 
 
 def sites_of(this):
@@ -45,29 +47,42 @@ def test_inputs_stand_before_what_is_made_of_them(name):
             known.add(site)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_each_stage_evaluated_of_its_captured_inputs_is_the_captured_tensor_bit_for_bit(name):
-    this = seen(name, "eager")
+def test_each_stage_evaluated_of_its_captured_inputs_is_the_captured_tensor(name, dtype):
+    """Bit for bit, but where the model adds a bias while it multiplies and rounds only once."""
+    this = seen(name, "eager", dtype)
 
     for site in sites_of(this):
         found = this.graph.evaluate(site, this.tensors, context=this.context)
         assert found.dtype == this.tensors[site].dtype
-        assert torch.equal(found, this.tensors[site]), site
+        if site.stage == "qkv_bias":
+            error = (found.double() - this.tensors[site].double()).norm()
+            assert error <= ONE_MORE_ROUNDING[dtype] * this.tensors[site].double().norm()
+        else:
+            assert torch.equal(found, this.tensors[site]), site
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_whole_pass_chained_from_the_tokens_gives_every_captured_tensor(name, attention):
-    """Each stage is computed of computed stages only, where the model has a fused way, by it."""
+    """Each stage is computed of computed stages only, bit for bit.
+
+    The chain goes the way of the model: around a product before its bias, which the model never
+    holds, and where attention is fused, through it.
+    """
     this = seen(name, attention)
+    every = sites_of(this)
+    is_biased = this.graph.has(Site(0, 0, "qkv_bias"))
     chained = {}
 
-    for site in sites_of(this):
-        if site in this.tensors:
-            found = this.graph.replay(site, chained, context=this.context)
-            chained[site] = found.value
-            assert set(found.through) <= set(sites_of(this)) - set(this.tensors)
-            assert torch.equal(chained[site], this.tensors[site]), site
+    for site in every:
+        if site not in this.tensors or (is_biased and site.stage == "qkv_matmul"):
+            continue
+        found = this.graph.replay(site, chained, context=this.context)
+        chained[site] = found.value
+        assert found.through == ()
+        assert torch.equal(chained[site], this.tensors[site]), site
 
 
 def test_the_trained_model_is_explained_bit_for_bit(qwen2_tiny):
