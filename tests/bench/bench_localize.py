@@ -1,0 +1,320 @@
+"""Which operation is blamed for a planted fault: ours, and the two habits of the field.
+
+    OMP_NUM_THREADS=1 python tests/bench/bench_localize.py [--cases 660] [--honest 200] [--seed 7]
+
+The subject is a decoder in plain torch (localize_subject.py); a fault is another operation in the
+place of one of its own (localize_faults.py), so it spreads through the run. Models are tiny: one
+trained, four seeded. The oracle is transformers in float64 with the original weights. Ours knows
+the weights that the subject declares and its precision, and nothing about the fault. The habits
+read cosines against the oracle: (a) the first below 0.999, (b) the largest drop.
+
+A case counts when the fault's own effect is at least three times the floor at each of its sites;
+the effect is measured inside the subject, on the inputs of its own run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from localize_faults import FAULTS, Choice
+from localize_models import FAMILIES, declared, load
+from localize_subject import PlainEngine
+
+from pytest_falsify.captures.capture import TokenInputs
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.record import record
+from pytest_falsify.compare.comparison import compare_captures
+from pytest_falsify.localize.budget import within_budget
+from pytest_falsify.localize.chain import build
+from pytest_falsify.localize.evaluation import Evaluator
+from pytest_falsify.localize.naming import name_fault
+from pytest_falsify.stages.vocabulary import Site
+
+if TYPE_CHECKING:
+    from localize_faults import Fault
+
+    from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.localize.chain import Chain
+
+REGIMES = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32", "int4": "float32"}
+NOISES = ("float32", "bfloat16", "quantised")
+TOKENS = 32
+VISIBLE, COSINE = 3.0, 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A family in a regime, ready to be used."""
+
+    family: str
+    regime: str
+    model: Any
+    evaluator: Evaluator
+
+
+@cache
+def original(family: str) -> Any:
+    return load(family)
+
+
+@cache
+def oracle_model(family: str) -> Any:
+    return load(family).double()
+
+
+@cache
+def setting(family: str, regime: str) -> Setting:
+    model = declared(original(family), regime)
+    return Setting(
+        family=family,
+        regime=regime,
+        model=model,
+        evaluator=Evaluator.of(model, REGIMES[regime]),
+    )
+
+
+def regime_of(noise: str, random: np.random.Generator) -> str:
+    return str(random.choice(["int8", "int4"])) if noise == "quantised" else noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One faulty run and everything that was said about it."""
+
+    family: str
+    regime: str
+    fault: Fault
+    truth: frozenset[Site]
+    visibility: float
+    guilty: frozenset[Site]
+    undecided: frozenset[Site]
+    names: tuple[str, ...]
+    first: Site | None
+    drop: Site | None
+    zoomed: frozenset[Site]
+    forwards: float
+    bytes_part: float
+
+    @property
+    def is_visible(self) -> bool:
+        return self.visibility >= VISIBLE
+
+    def __str__(self) -> str:
+        told = {
+            each: " ".join(map(str, sorted(getattr(self, each), key=str)))
+            for each in ("truth", "guilty", "undecided")
+        }
+        return (
+            f"{self.family} {self.regime} {self.fault.name} ({self.visibility:.1f} floors): "
+            f"is {told['truth']}; blamed {told['guilty'] or 'nothing'}"
+            + (f"; undecided {told['undecided']}" if told["undecided"] else "")
+        )
+
+
+def tokens_of(family: str, random: np.random.Generator) -> TokenInputs:
+    vocabulary = original(family).config.vocab_size
+    return TokenInputs(name="bench", tokens=tuple(map(int, random.integers(1, vocabulary, TOKENS))))
+
+
+def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
+    random = np.random.default_rng(seed)
+    here = setting(family, regime_of(noise, random))
+    engine = PlainEngine(model=here.model, style=int(random.integers(32)))
+    layer = int(random.integers(engine.layer_count))
+    operations = fault.make(
+        Choice(
+            config=here.model.config,
+            layer=layer,
+            stages=engine.stages,
+            operations=engine.operations,
+            random=random,
+        )
+    )
+    if operations is None:
+        return None
+    where = None if fault.outside else layer
+    engine.faults = {(where, stage): each for stage, each in operations.items()}
+    inputs = tokens_of(family, random)
+    subject = record(engine, inputs, Plan(stages=engine.stages))
+    chain = build(here.evaluator, subject)
+    floors = {each.site: each.own.floor for each in chain.links}
+    visibility = min(effect / floors[site] for site, effect in engine.effects.items())
+    found = [name_fault(here.evaluator, subject, each.site) for each in chain.guilty]
+    first, drop = habits(subject, oracle_capture(family, inputs))
+    zoomed = within_budget(here.evaluator, engine, inputs)
+    return Case(
+        family=family,
+        regime=here.regime,
+        fault=fault,
+        truth=frozenset(Site(0, where, stage) for stage in operations),
+        visibility=visibility,
+        guilty=frozenset(each.site for each in chain.guilty),
+        undecided=frozenset(each.site for each in chain.undecided),
+        names=tuple(sorted({"none" if each is None else each.fault for each in found})),
+        first=first,
+        drop=drop,
+        zoomed=frozenset(each.site for each in zoomed.chain.guilty),
+        forwards=zoomed.forwards,
+        bytes_part=zoomed.nbytes / subject.nbytes,
+    )
+
+
+def oracle_capture(family: str, inputs: TokenInputs) -> Capture:
+    engine = PlainEngine(model=oracle_model(family))
+    return record(engine, inputs, Plan(stages=engine.stages))
+
+
+def habits(subject: Capture, oracle: Capture) -> tuple[Site | None, Site | None]:
+    """Return the first site with a cosine below the bound, and that of the largest drop."""
+    sites = compare_captures(subject, oracle).sites
+    first = next((each.site for each in sites if each.total.cosine < COSINE), None)
+    cosines = [1.0, *(each.total.cosine for each in sites)]
+    drops = [before - after for before, after in itertools.pairwise(cosines)]
+    drop = sites[int(np.argmax(drops))].site if max(drops) > 0 else None
+    return first, drop
+
+
+def honest(family: str, noise: str, seed: int) -> tuple[str, Chain, Chain]:
+    random = np.random.default_rng(seed)
+    here = setting(family, regime_of(noise, random))
+    engine = PlainEngine(model=here.model, style=int(random.integers(32)))
+    inputs = tokens_of(family, random)
+    subject = record(engine, inputs, Plan(stages=engine.stages))
+    zoomed = within_budget(here.evaluator, engine, inputs)
+    return f"{family} {here.regime}", build(here.evaluator, subject), zoomed.chain
+
+
+def plans(count: int, seed: int) -> list[tuple[str, str, Fault, int]]:
+    """Return cases: every fault in every family and noise in turn, until there are enough."""
+    grid = [(fault, family, noise) for fault in FAULTS for noise in NOISES for family in FAMILIES]
+    order = np.random.default_rng(seed).permutation(len(grid))
+    turns = [grid[order[each % len(grid)]] for each in range(count)]
+    return [
+        (family, noise, fault, seed * 1_000_003 + number)
+        for number, (fault, family, noise) in enumerate(turns)
+    ]
+
+
+def share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:5.1f} % ({part}/{whole})" if whole else "-"
+
+
+def tell(cases: list[Case]) -> None:
+    seen = [each for each in cases if each.is_visible]
+    unseen = [each for each in cases if not each.is_visible]
+    print(
+        f"\n{len(cases)} faulty runs, {len({each.fault.name for each in cases})} kinds of fault;"
+        f" {len(seen)} have an effect of at least {VISIBLE:g} floors and count below\n"
+    )
+    print(f"{'':34}{'exact site':>20}{'right layer':>20}")
+    for name, one in (
+        (f"(a) first cosine < {COSINE:g}", lambda each: {each.first} - {None}),
+        ("(b) largest drop of the cosine", lambda each: {each.drop} - {None}),
+        ("(c) own error, all captured", lambda each: each.guilty),
+        ("(c) own error, within the budget", lambda each: each.zoomed),
+    ):
+        is_ours = name.startswith("(c)")
+        exact = sum(
+            one(each) == each.truth if is_ours else bool(one(each)) and one(each) <= each.truth
+            for each in seen
+        )
+        layers = sum(
+            {site.layer for site in one(each)} == {site.layer for site in each.truth}
+            for each in seen
+        )
+        print(f"{name:34}{share(exact, len(seen)):>20}{share(layers, len(seen)):>20}")
+    print(
+        "\nby noise (c): "
+        + "; ".join(
+            f"{noise} {share(sum(each.guilty == each.truth for each in part), len(part)).strip()}"
+            for noise in REGIMES
+            if (part := [each for each in seen if each.regime == noise])
+        )
+    )
+    print(
+        "by family (c): "
+        + "; ".join(
+            f"{family} {share(sum(each.guilty == each.truth for each in part), len(part)).strip()}"
+            for family in FAMILIES
+            if (part := [each for each in seen if each.family == family])
+        )
+    )
+    known = [each for each in seen if each.fault.names]
+    right = [each for each in known if set(each.names) <= set(each.fault.names) and each.names]
+    print(f"fault named, of those in the table: {share(len(right), len(known)).strip()}")
+    other = [each for each in seen if not each.fault.names]
+    silent = [each for each in other if set(each.names) <= {"none"}]
+    print(
+        f"faults outside the table that were given no name: "
+        f"{share(len(silent), len(other)).strip()}"
+    )
+    accused = [each for each in unseen if each.guilty - each.truth]
+    print(
+        f"effect below {VISIBLE:g} floors: {len(unseen)}, of which "
+        f"{len(accused)} accused another site"
+    )
+    print(
+        "forwards of the subject within the budget: "
+        f"mean {np.mean([each.forwards for each in cases]):.2f}, "
+        f"bytes {100 * np.mean([each.bytes_part for each in cases]):.0f} % of a full capture"
+    )
+    print("\nmissed (c):")
+    for each in seen:
+        if each.guilty != each.truth:
+            print(f"  {each}")
+    print("\nmissed within the budget only:")
+    for each in seen:
+        if each.guilty == each.truth != each.zoomed:
+            print(f"  {each}; the budget blamed {' '.join(map(str, each.zoomed)) or 'nothing'}")
+    print("\nnamed otherwise:")
+    for (fault, names), count in sorted(
+        Counter(
+            (each.fault.name, " + ".join(each.names) or "nothing")
+            for each in seen
+            if each not in right and each not in silent
+        ).items()
+    ):
+        print(f"  {count:3} x {fault}: {names}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=660)
+    parser.add_argument("--honest", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    begun = time.process_time()
+    made = (faulty(*each) for each in plans(options.cases, options.seed))
+    cases = [each for each in made if each is not None]
+    if cases:
+        tell(cases)
+    accused, undecided, sites = [], 0, 0
+    for number in range(options.honest):
+        family, noise = FAMILIES[number % len(FAMILIES)], NOISES[number % len(NOISES)]
+        name, chain, zoomed = honest(family, noise, options.seed * 2_000_003 + number)
+        sites += len(chain.links)
+        undecided += bool(chain.undecided)
+        accused += [
+            f"  {name}: {each.site}: {each.own.reason}" for each in (*chain.guilty, *zoomed.guilty)
+        ]
+    print(
+        f"\nhonest runs: {options.honest}, {sites} operations judged; falsely accused: "
+        f"{len(accused)}; runs with an undecided operation: {undecided}"
+    )
+    print("\n".join(accused))
+    print(f"{time.process_time() - begun:.0f} s of CPU, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
