@@ -104,14 +104,15 @@ def falsify_capture(
 
 @pytest.fixture
 def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMaker) -> Captures:
-    """The captures that a falsifier's check asks for."""
+    """The captures that a falsifier's check asks for, in the layout that it states."""
+    from pytest_falsify.checks.aligning import aligned_captures
     from pytest_falsify.checks.registry import check
 
     claim = claim_of(request.node)
     if claim is None:
         msg = "`falsify_captures` serves falsifiers only"
         raise ContractError(msg, remedy="use `falsify_capture` in an ordinary test")
-    return {
+    captures = {
         each: falsify_capture(
             each.capture,
             each.input,
@@ -124,6 +125,7 @@ def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMak
         )
         for each in check(claim.check.kind).requests(claim)
     }
+    return aligned_captures(claim, captures)
 
 
 @pytest.fixture

@@ -37,13 +37,15 @@ _NAME = re.compile(
 )
 
 
-def read_captures(path: Path, *, ignore_unknown: bool = False) -> Capture:
+def read_captures(path: Path, *, ignore_unknown: bool = False, any_axes: bool = False) -> Capture:
     """Read a capture from wherever it is.
 
     Args:
         path: a bundle, an APRT tree or file, or a folder (or one file) of ``.safetensors`` or of
             ``.npy`` whose tensors are named after their sites: see ``SPELLINGS``.
         ignore_unknown: leave out tensors whose names are no sites.
+        any_axes: number the axes of an array that has not as many as its stage, instead of refusing
+            it: whoever asks gives them names before they compare.
 
     Raises:
         CaptureError: when there is nothing that can be read, or not all of it can.
@@ -52,11 +54,13 @@ def read_captures(path: Path, *, ignore_unknown: bool = False) -> Capture:
         msg = "there is no such file or folder"
         raise CaptureError(msg, path=path, expected="a capture")
     if path.is_dir():
-        return _read_folder(path, ignore_unknown=ignore_unknown)
+        return _read_folder(path, ignore_unknown=ignore_unknown, any_axes=any_axes)
     if path.suffix in TENSOR_SUFFIXES:
-        return _read_arrays(path.parent, [path], path.suffix, ignore_unknown=ignore_unknown)
+        return _read_arrays(
+            path.parent, [path], path.suffix, ignore_unknown=ignore_unknown, any_axes=any_axes
+        )
     if path.name == MANIFEST:
-        return _read_folder(path.parent, ignore_unknown=ignore_unknown)
+        return _read_folder(path.parent, ignore_unknown=ignore_unknown, any_axes=any_axes)
     return read_single(path)
 
 
@@ -77,7 +81,7 @@ def site_named(name: str) -> Site | None:
     return Site(step, None, stage) if is_outside else None
 
 
-def _read_folder(folder: Path, *, ignore_unknown: bool) -> Capture:
+def _read_folder(folder: Path, *, ignore_unknown: bool, any_axes: bool) -> Capture:
     if is_bundle(folder):
         return read_aprt(folder) if _format(folder) == APRT else read_bundle(folder)
     kinds = {suffix: sorted(folder.rglob(f"*{suffix}")) for suffix in TENSOR_SUFFIXES}
@@ -90,7 +94,7 @@ def _read_folder(folder: Path, *, ignore_unknown: bool) -> Capture:
     suffix, paths = next(iter(found.items()))
     if suffix == APRT_SUFFIX:
         return read_aprt(folder)
-    return _read_arrays(folder, paths, suffix, ignore_unknown=ignore_unknown)
+    return _read_arrays(folder, paths, suffix, ignore_unknown=ignore_unknown, any_axes=any_axes)
 
 
 def _format(folder: Path) -> object:
@@ -102,7 +106,9 @@ def _format(folder: Path) -> object:
     return body.get("format") if isinstance(body, dict) else None
 
 
-def _read_arrays(folder: Path, paths: list[Path], suffix: str, *, ignore_unknown: bool) -> Capture:
+def _read_arrays(
+    folder: Path, paths: list[Path], suffix: str, *, ignore_unknown: bool, any_axes: bool
+) -> Capture:
     tensors: dict[Site, CapturedTensor] = {}
     unknown: list[str] = []
     for path, name, array in _named_arrays(folder, paths):
@@ -113,7 +119,7 @@ def _read_arrays(folder: Path, paths: list[Path], suffix: str, *, ignore_unknown
             msg = f"`{name}` is {site}, which is there already"
             raise CaptureError(msg, path=path, expected="one tensor for each site")
         else:
-            tensors[site] = _described(site, array, path)
+            tensors[site] = _described(site, array, path, any_axes=any_axes)
     if unknown and not ignore_unknown:
         _refuse_unknown(folder if len(paths) != 1 else paths[0], unknown)
     if not tensors:
@@ -146,13 +152,15 @@ def _read_npy(path: Path) -> Array:
     return np.asarray(found)
 
 
-def _described(site: Site, array: Array, path: Path) -> CapturedTensor:
+def _described(site: Site, array: Array, path: Path, *, any_axes: bool) -> CapturedTensor:
     """Return an array with its stage's dims; flat where it has one axis, without a batch of one."""
     dims = STAGES[site.stage].dims
     if array.ndim == len(dims.split()) + 1 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 1:
         return CapturedTensor(array=array, dims=FLAT, positions=())
+    if array.ndim != len(dims.split()) and any_axes:
+        return CapturedTensor(array=array, dims=" ".join(map(str, range(array.ndim))), positions=())
     if array.ndim != len(dims.split()):
         msg = f"{site} has the shape {list(array.shape)}"
         raise CaptureError(msg, path=path, expected=f"the axes `{dims}`, or one axis")

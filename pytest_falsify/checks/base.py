@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pytest_falsify.captures.capture import Capture
+from pytest_falsify.compare.alignment import ALIGN_SCHEMA
 from pytest_falsify.compare.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -127,4 +128,9 @@ OBSERVED: Mapping[str, Any] = {
         "uniqueItems": True,
     },
 }
-PAIR: Mapping[str, Any] = {"subject": CAPTURE_NAME, "oracle": CAPTURE_NAME, **OBSERVED}
+PAIR: Mapping[str, Any] = {
+    "subject": CAPTURE_NAME,
+    "oracle": CAPTURE_NAME,
+    **OBSERVED,
+    "align": ALIGN_SCHEMA,
+}

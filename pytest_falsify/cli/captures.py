@@ -28,6 +28,14 @@ _CAPTURE = click.Path(path_type=Path)
     metavar="YAML",
     help="what is allowed: '{rel_l2: {max: 1e-3}}' or a YAML file; may be given more than once",
 )
+@click.option(
+    "--align",
+    "alignments",
+    multiple=True,
+    metavar="YAML",
+    help="steps that bring a side into shape: '{subject: [{stages: [q_post_rope], order: "
+    "{dims: h t d}}]}' or a YAML file; may be given more than once",
+)
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
 @click.option("-v", "--verbose", "is_full", is_flag=True, help="show every site")
 @click.option("--only-shared", is_flag=True, help="leave out the sites that one side lacks")
@@ -42,6 +50,7 @@ def compare(  # noqa: PLR0917 - click passes them by name
     oracle: Path,
     control: Path | None,
     expectations: Sequence[str],
+    alignments: Sequence[str],
     style: str,
     is_full: bool,  # noqa: FBT001
     only_shared: bool,  # noqa: FBT001
@@ -54,11 +63,18 @@ def compare(  # noqa: PLR0917 - click passes them by name
     allowed (bit-equal, if nothing says what is). 1: beyond. 2: it could not be told.
     """
     from pytest_falsify.checks.side_by_side import conclude, shared
-    from pytest_falsify.cli.comparing import as_json, read_expectations, read_sides, rendered
+    from pytest_falsify.cli.comparing import (
+        as_json,
+        read_alignment,
+        read_expectations,
+        read_sides,
+        rendered,
+    )
 
     paths = {"subject": subject, "oracle": oracle} | ({"control": control} if control else {})
     expect = read_expectations(expectations)
-    captures, notes = read_sides(paths, ignore_unknown=ignore_unknown)
+    align = read_alignment(alignments)
+    captures, notes = read_sides(paths, ignore_unknown=ignore_unknown, align=align)
     if only_shared:
         cut, left_out = shared(*captures.values())
         captures = dict(zip(captures, cut, strict=True))

@@ -9,34 +9,50 @@ from pytest_falsify.captures.folder import read_captures
 from pytest_falsify.captures.unstated import FLAT, agreed, states_inputs
 from pytest_falsify.checks.head_major import head_major_sites
 from pytest_falsify.checks.side_by_side import Conclusion, Standing
+from pytest_falsify.compare.alignment import ALIGN_SCHEMA, aligned, parse_alignments
 from pytest_falsify.contracts.loader import parse, read
+from pytest_falsify.contracts.problems import raise_any
+from pytest_falsify.contracts.schemas import Shape
 from pytest_falsify.errors import ContractError
 from pytest_falsify.report.comparison import comparison_json, comparison_table
+from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.contracts.loader import Document
 
-ON_THE_LINE = Path("--expect")
 _WORDS = {Standing.WITHIN: "within", Standing.BEYOND: "beyond", Standing.UNDECIDED: "undecided"}
 
 
 def read_sides(
-    paths: Mapping[str, Path], *, ignore_unknown: bool
+    paths: Mapping[str, Path], *, ignore_unknown: bool, align: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Capture], tuple[str, ...]]:
     """Return the captures by role with what their formats leave out, and what was supplied.
+
+    Args:
+        paths: by role.
+        ignore_unknown: leave out tensors whose names are no sites.
+        align: steps that bring a side into the layout of the others; see ``compare.alignment``.
 
     Raises:
         FalsifyError: when one cannot be read, or they are not of one population.
     """
     found = {
-        role: read_captures(path, ignore_unknown=ignore_unknown) for role, path in paths.items()
+        role: read_captures(path, ignore_unknown=ignore_unknown, any_axes=role in (align or {}))
+        for role, path in paths.items()
     }
     notes = [note for role, each in found.items() for note in _notes(role, each)]
     settled = dict(zip(found, agreed(list(found.values())), strict=True))
     notes += _cuts(found, settled)
-    notes += _head_major(found, settled)
+    steps = parse_alignments(align or {})
+    settled = aligned(settled, steps)
+    untouched = {role: each for role, each in found.items() if role not in (align or {})}
+    notes += _head_major(untouched, settled)
+    notes += [
+        f"the {role} is brought into shape by {len(align[role])} steps" for role in align or {}
+    ]
     return settled, tuple(notes)
 
 
@@ -54,6 +70,23 @@ def read_expectations(texts: Sequence[str]) -> dict[str, Any] | None:
             known = limits.get(metric, {})
             limits[metric] = {**known, **sides} if isinstance(sides, dict) else sides
     return limits or None
+
+
+def read_alignment(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the steps of each side from YAML texts and files.
+
+    A file may have them under ``align:``, as a falsifier does.
+
+    Raises:
+        ContractError: when one is not what ``ALIGN_SCHEMA`` accepts.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        document = _document(text, Path("--align"))
+        value = _under(document.data, "align")
+        raise_any(list(Shape(ALIGN_SCHEMA).violations(value)), document)
+        found |= value
+    return found
 
 
 def rendered(
@@ -111,8 +144,16 @@ def _head_major(found: Mapping[str, Capture], settled: Mapping[str, Capture]) ->
         sites = head_major_sites(each, settled[role], settled[opposite[role]])
         if sites:
             told = f"{sites[0]} and {len(sites) - 1} more" if len(sites) > 1 else str(sites[0])
-            notes.append(f"the {role} seems to be head-major at {told}: write `t h d`, not `h t d`")
+            stages = dict.fromkeys(site.stage for site in sites)
+            steps = ", ".join(map(_head_major_step, stages))
+            mended = f"--align '{{{role}: [{steps}]}}'"
+            notes.append(f"the {role} seems to be head-major at {told}: {mended}")
     return notes
+
+
+def _head_major_step(stage: str) -> str:
+    tokens, heads, width = STAGES[stage].dims.split()
+    return f"{{stages: [{stage}], order: {{dims: {heads} {tokens} {width}}}}}"
 
 
 def _cuts(found: Mapping[str, Capture], settled: Mapping[str, Capture]) -> list[str]:
@@ -128,14 +169,21 @@ def _cuts(found: Mapping[str, Capture], settled: Mapping[str, Capture]) -> list[
 
 
 def _expectation(text: str) -> dict[str, Any]:
-    path = Path(text)
-    is_inline = text.lstrip().startswith("{") or "\n" in text
-    document = parse(text.encode(), ON_THE_LINE) if is_inline else parse(read(path), path)
-    value = document.data
-    if isinstance(value, dict) and set(value) == {"expect"}:
-        value = value["expect"]
+    document = _document(text, Path("--expect"))
+    value = _under(document.data, "expect")
     if not isinstance(value, dict):
         msg = f"`{text}` holds no limits"
         expected = "a mapping such as {rel_l2: {max: 1e-3}}, or a YAML file of one"
         raise ContractError(msg, path=document.path, expected=expected)
     return value
+
+
+def _document(text: str, option: Path) -> Document:
+    """Return what an option's text spells, or the file that it names holds."""
+    is_inline = text.lstrip().startswith("{") or "\n" in text
+    return parse(text.encode(), option) if is_inline else parse(read(Path(text)), Path(text))
+
+
+def _under(value: Any, key: str) -> Any:
+    """Return what stands under a key that is alone, as in a falsifier, or the value itself."""
+    return value[key] if isinstance(value, dict) and set(value) == {key} else value

@@ -76,12 +76,15 @@ def _selected(subject: CapturedTensor, oracle: CapturedTensor, *, allowed: bool)
             "the tokens differ",
             subject,
             oracle,
-            remedy="ask for token selection to compare the subject's tokens alone"
-            if is_subset
-            else None,
+            remedy=f"ask for token selection: {_selection(subject)}" if is_subset else None,
         )
     chosen = [at[position] for position in subject.positions]
     return oracle.array.take(chosen, axis=axes(oracle).index(TOKENS))
+
+
+def _selection(subject: CapturedTensor) -> str:
+    positions = ", ".join(map(str, subject.positions))
+    return f"`align: {{oracle: [{{select: {{positions: [{positions}]}}}}]}}`"
 
 
 def _refuse(

@@ -45,6 +45,41 @@ def apply_all(tensor: CapturedTensor, steps: Iterable[Step]) -> CapturedTensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rename:
+    """Give the axes other names; no value moves."""
+
+    dims: str
+
+    def apply(self, tensor: CapturedTensor) -> CapturedTensor:
+        """See ``Step``."""
+        names = self.dims.split()
+        if len(names) != tensor.array.ndim:
+            _refuse(f"the axes are not `{self.dims}`", tensor)
+        return replace(tensor, dims=self.dims, positions=_positions(tensor, names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Read the same values as they lie in memory in another order of the same axes.
+
+    Attributes:
+        dims: the axes as they really lie, slowest first.
+    """
+
+    dims: str
+
+    def apply(self, tensor: CapturedTensor) -> CapturedTensor:
+        """See ``Step``."""
+        names, shape = tensor.dims.split(), tensor.array.shape
+        if sorted(names) != sorted(self.dims.split()) or len(names) != len(shape):
+            _refuse(f"the axes are not those of `{self.dims}`", tensor)
+        lengths = dict(zip(names, shape, strict=True))
+        array = np.ascontiguousarray(tensor.array)
+        array = array.reshape([lengths[name] for name in self.dims.split()])
+        return replace(tensor, array=array, dims=self.dims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reverse:
     """Read a shape that names the fastest axis first, as ggml's `ne` does; no value moves.
 
@@ -57,7 +92,7 @@ class Reverse:
     def apply(self, tensor: CapturedTensor) -> CapturedTensor:
         """See ``Step``."""
         array = np.ascontiguousarray(tensor.array).reshape(tensor.array.shape[::-1])
-        return replace(tensor, array=array, dims=self.dims)
+        return Rename(dims=self.dims).apply(replace(tensor, array=array))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +266,17 @@ def fused_qkv(
         Part(axis="d", start=start, stop=stop),
         Split(axis="d", into=(axis, "d"), outer=lengths[part]),
     )
+
+
+def _positions(tensor: CapturedTensor, names: list[str]) -> tuple[int, ...]:
+    """Return the positions along another axis of tokens: those stated, or else from 0."""
+    length = tensor.array.shape[names.index(TOKENS)] if TOKENS in names else 0
+    stated = tensor.positions
+    if TOKENS not in names or len(stated) == length:
+        return stated
+    if stated != tuple(range(len(stated))):
+        _refuse(f"`{' '.join(names)}` would have {length} tokens", tensor)
+    return tuple(range(length))
 
 
 def _find(tensor: CapturedTensor, axis: str) -> tuple[list[str], int]:
