@@ -1,0 +1,1 @@
+"""Mixture-of-experts routing as evidence: recorded, validated, derived from, and compared."""
