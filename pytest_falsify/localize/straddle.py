@@ -6,7 +6,6 @@ always where it was made. Contracts of the field claim it, so it is computed, an
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
