@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_falsify.captures.plan import Plan
+    from pytest_falsify.captures.sketch import Sketch
     from pytest_falsify.stages.vocabulary import Site
 
 
@@ -82,12 +83,14 @@ class CapturedTensor:
         dims: its axes, for example ``"t d"``; see ``stages.vocabulary.Stage``.
         positions: the token positions along its ``t`` axis.
         mask: how masked places are filled: ``none``, or the engine's own word.
+        sketch: how the values were reduced to random projections, or None: they are as computed.
     """
 
     array: np.ndarray[Any, Any]
     dims: str
     positions: tuple[int, ...]
     mask: str = "none"
+    sketch: Sketch | None = None
 
     def describe(self) -> str:
         """Return dims, shape, dtype and positions on one line, for messages."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.canonical import canonical_text, digest
 from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
 from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.sketch import Sketch
 from pytest_falsify.captures.tensor_file import array_digest, dtype_named
 from pytest_falsify.contracts.problems import yaml_path
 from pytest_falsify.contracts.schemas import Shape
@@ -45,6 +46,7 @@ class StoredTensor:
     dims: str = ""
     positions: tuple[int, ...] = ()
     mask: str = "none"
+    sketch: Sketch | None = None
 
     def check(self, array: Array, path: Path, name: str) -> None:
         """Refuse an array that is not the one that was described.
@@ -63,7 +65,13 @@ class StoredTensor:
 
     def with_values(self, array: Array) -> CapturedTensor:
         """Return the captured tensor with its values."""
-        return CapturedTensor(array=array, dims=self.dims, positions=self.positions, mask=self.mask)
+        return CapturedTensor(
+            array=array,
+            dims=self.dims,
+            positions=self.positions,
+            mask=self.mask,
+            sketch=self.sketch,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +134,7 @@ def manifest_text(
                 "dims": each.dims,
                 "positions": runs(each.positions),
                 "mask": each.mask,
+                **({"sketch": asdict(each.sketch)} if each.sketch else {}),
                 **_stored(each.array, files[site]),
             }
             for site, each in capture.tensors.items()
@@ -273,6 +282,7 @@ def _stored_tensor(body: Mapping[str, Any], path: Path) -> StoredTensor:
         dims=body.get("dims", ""),
         positions=_positions(body.get("positions", []), body["shape"], path),
         mask=body.get("mask", "none"),
+        sketch=Sketch(**body["sketch"]) if "sketch" in body else None,
     )
 
 

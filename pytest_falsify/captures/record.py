@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.captures.capture import Capture, CapturedTensor, TokenInputs
+from pytest_falsify.captures.sketch import Sketching
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -16,16 +17,26 @@ if TYPE_CHECKING:
     from pytest_falsify.stages.vocabulary import Site
 
 
-def record(session: Session, inputs: TokenInputs, plan: Plan) -> Capture:
+def record(
+    session: Session, inputs: TokenInputs, plan: Plan, *, is_sketch: bool = False
+) -> Capture:
     """Run a plan and return all of it. Planned sites that did not arrive are listed, not hidden.
+
+    Args:
+        session: the loaded model.
+        inputs: what it is fed.
+        plan: what is observed.
+        is_sketch: keep sketches of the tensors, and no logits: so it is small enough for git.
 
     Raises:
         CaptureError: when the plan or the inputs do not fit the model, or the engine cannot do what
             they ask.
     """
     _must_be_able(session, inputs, plan)
-    seen: dict[Site, CapturedTensor] = {}
-    answer = session.run(inputs, plan, seen.__setitem__)
+    sketching = Sketching()
+    seen: dict[Site, CapturedTensor] = sketching.seen
+    answer = session.run(inputs, plan, sketching if is_sketch else seen.__setitem__)
+    has_answer = not is_sketch and (plan.needs_answer or answer.stopped_at is None)
     planned = tuple(_planned(session, plan))
     # Stable: modules, which have no place in the vocabulary, keep the order they arrived in.
     wanted = set(planned)
@@ -33,10 +44,10 @@ def record(session: Session, inputs: TokenInputs, plan: Plan) -> Capture:
     return Capture(
         identity=session.identity(),
         inputs=inputs,
-        plan=replace(plan, needs_answer=plan.needs_answer or answer.stopped_at is None),
+        plan=replace(plan, needs_answer=has_answer),
         tensors={site: seen[site] for site in arrived},
         missing=tuple(site for site in planned if site not in seen),
-        logits=answer.logits,
+        logits=() if is_sketch else answer.logits,
         continuation=answer.continuation,
     )
 

@@ -164,11 +164,16 @@ def _conclusion(judged: tuple[Judged, ...]) -> tuple[Outcome, str]:
     within = (
         "no further from the oracle than the control" if _is_measured(judged) else "within limits"
     )
-    return Outcome.HELD, f"{sites} sites are {within}"
+    estimated = ", estimated from sketches" if _is_estimated(judged) else ""
+    return Outcome.HELD, f"{sites} sites are {within}{estimated}"
 
 
 def _is_measured(judged: tuple[Judged, ...]) -> bool:
     return any(one.noise for one in judged)
+
+
+def _is_estimated(judged: tuple[Judged, ...]) -> bool:
+    return any(site.is_estimate for one in judged for site in one.comparison.sites)
 
 
 def _told(noise: SiteNoise) -> str:
@@ -185,11 +190,15 @@ def _undecided(unsure: list[SiteNoise]) -> str:
 def _observed(judged: tuple[Judged, ...]) -> dict[str, Any]:
     observed: dict[str, Any] = {
         "bit_equal": all(
-            site.total.is_bit_equal for one in judged for site in one.comparison.sites
+            site.total.is_bit_equal and not site.is_estimate
+            for one in judged
+            for site in one.comparison.sites
         ),
         "calibration": "measured" if _is_measured(judged) else "uncalibrated",
         "worst": worst(judged),
     }
+    if _is_estimated(judged):
+        observed["estimated"] = True
     ratios = [each for one in judged for each in one.noise]
     if ratios:
         largest = max(ratios, key=lambda each: each.ratio)

@@ -150,7 +150,8 @@ def _standing(judged: Judged, *, is_stated: bool) -> tuple[Standing, str]:
         reason = f"{len(unsure)} of {len(sites)} sites are undecided; the first is "
         return Standing.UNDECIDED, f"{reason}{unsure[0].site}: {unsure[0].reason}{_more(unsure)}"
     within = "no further from the oracle than the control" if judged.noise else "within limits"
-    return Standing.WITHIN, f"{len(sites)} sites are {within}"
+    estimated = ", estimated from sketches" if any(each.is_estimate for each in sites) else ""
+    return Standing.WITHIN, f"{len(sites)} sites are {within}{estimated}"
 
 
 def _more(unsure: tuple[SiteNoise, ...]) -> str:

@@ -119,6 +119,13 @@ def _draw(conclusion: Any, plot: Path) -> None:
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto")
 @click.option("--revision", help="of a model in the hub's cache")
+@click.option(
+    "--keep",
+    type=click.Choice(["tensors", "sketches", "statistics"]),
+    default="tensors",
+    show_default=True,
+    help="sketches: 16 numbers a token, for git; statistics: for a first look",
+)
 @click.option("--aprt", is_flag=True, help="write an APRT tree instead of a bundle")
 @click.option("--replace", is_flag=True, help="let a capture that is already there give way")
 def capture(  # noqa: PLR0917 - click passes them by name
@@ -136,6 +143,7 @@ def capture(  # noqa: PLR0917 - click passes them by name
     options: Sequence[str],
     device: str,
     revision: str | None,
+    keep: str,
     aprt: bool,  # noqa: FBT001
     replace: bool,  # noqa: FBT001
 ) -> None:
@@ -155,7 +163,7 @@ def capture(  # noqa: PLR0917 - click passes them by name
         decode_steps=decode_steps,
         forced=forced,
     )
-    for line in write(lambda: make(wanted), out, aprt=aprt, replace=replace):
+    for line in write(lambda: make(wanted, keep=keep), out, aprt=aprt, replace=replace):
         click.echo(line)
 
 

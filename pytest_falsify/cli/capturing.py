@@ -14,6 +14,7 @@ from pytest_falsify.captures.new_folder import must_be_free
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
 from pytest_falsify.captures.record import record
+from pytest_falsify.captures.summary import Summarising, is_summary, write_summaries
 from pytest_falsify.checks.claim import parse_layers, parse_positions
 from pytest_falsify.contracts.loader import parse
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
@@ -25,13 +26,15 @@ from pytest_falsify.errors import ContractError
 from pytest_falsify.stages.vocabulary import canonical, in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
+    from pytest_falsify.captures.summary import Summary
     from pytest_falsify.engines.base import Answer, Session, Sink
     from pytest_falsify.stages.vocabulary import Site
 
 QUIET_SECONDS = 2.0
+KEPT = TENSORS, SKETCHES, STATISTICS = "tensors", "sketches", "statistics"
 ALL = "all"
 
 
@@ -56,8 +59,12 @@ class Wanted:
     forced: str | None
 
 
-def make(wanted: Wanted) -> Capture:
+def make(wanted: Wanted, *, keep: str = TENSORS) -> Made:
     """Load the model, run it once and return what was seen.
+
+    Args:
+        wanted: what the command line asks for.
+        keep: what is kept of every tensor: itself, its sketch, or its statistics.
 
     Raises:
         FalsifyError: when the engine, the device or the model is absent, or the plan does not fit.
@@ -74,17 +81,26 @@ def make(wanted: Wanted) -> Capture:
     session = engine(wanted.engine).load(target, spec, root=Path.cwd(), device=device)
     plan = plan.resolved(session.stages)
     inputs = _inputs(wanted, session)
-    return record(Watched(session), inputs, plan)
+    if keep != STATISTICS:
+        return Made(capture=record(Watched(session), inputs, plan, is_sketch=keep == SKETCHES))
+    summarising = Summarising()
+    capture = record(Watched(session, summarising), inputs, plan)
+    return Made(capture=capture, summaries=summarising.seen)
 
 
-def write(made: Callable[[], Capture], out: Path, *, aprt: bool, replace: bool) -> Iterator[str]:
+def write(made: Callable[[], Made], out: Path, *, aprt: bool, replace: bool) -> Iterator[str]:
     """Make a capture and write it; yield what was done. A place that is taken costs no run.
 
     Raises:
         CaptureError: when something is already there, or the format has no place for it.
     """
-    must_be_free(out, replaces=is_bundle if replace else None)
-    capture = made()
+    must_be_free(out, replaces=_is_ours if replace else None)
+    found = made()
+    capture = found.capture
+    if found.summaries is not None:
+        write_summaries(capture, found.summaries, out, replace=replace)
+        yield f"{out}: the statistics of {len(found.summaries)} sites"
+        return
     if aprt:
         write_aprt(capture, out, replace_tree=replace)
     else:
@@ -94,11 +110,28 @@ def write(made: Callable[[], Capture], out: Path, *, aprt: bool, replace: bool) 
         yield f"missing: {len(capture.missing)} planned sites, first {capture.missing[0]}"
 
 
+def _is_ours(path: Path) -> bool:
+    return is_bundle(path) or is_summary(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a run left: a capture, and statistics where these alone were kept."""
+
+    capture: Capture
+    summaries: Mapping[Site, Summary] | None = None
+
+
 @dataclass(frozen=True)
 class Watched:
-    """A session that tells on the terminal how far it has come, once it has taken a while."""
+    """A session that tells on the terminal how far it has come, once it has taken a while.
+
+    Attributes:
+        sink: takes the tensors in place of the sink that the run is given, if anything does.
+    """
 
     session: Session
+    sink: Sink | None = None
 
     @property
     def layer_count(self) -> int:
@@ -127,14 +160,23 @@ class Watched:
         """See ``Session``; a line is kept up to date on the standard error output."""
         progress = Progress(total=sum(1 for _ in plan.sites(self.layer_count)))
 
-        def told(site: Site, tensor: CapturedTensor) -> None:
-            sink(site, tensor)
-            progress.step(site)
-
         try:
-            return self.session.run(inputs, plan, told)
+            return self.session.run(inputs, plan, Told(self.sink or sink, progress))
         finally:
             progress.end()
+
+
+class Told:
+    """A sink that counts what it passes on to another, and borrows where that one does."""
+
+    def __init__(self, sink: Sink, progress: Progress) -> None:
+        self._sink, self._progress = sink, progress
+        self.borrows = bool(getattr(sink, "borrows", False))
+
+    def __call__(self, site: Site, tensor: CapturedTensor, /) -> None:
+        """Take one tensor."""
+        self._sink(site, tensor)
+        self._progress.step(site)
 
 
 class Progress:

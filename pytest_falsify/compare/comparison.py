@@ -7,6 +7,7 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
+from pytest_falsify.captures.sketch import alike
 from pytest_falsify.compare.align import TOKENS, align
 from pytest_falsify.compare.counting import tally
 from pytest_falsify.compare.kernels import pair_sums
@@ -37,6 +38,7 @@ class SiteComparison:
         shape: their lengths.
         positions: the token positions along ``t``.
         dtypes: the subject's and the oracle's.
+        is_estimate: sketches were compared: the errors are estimates, and no bits were seen.
     """
 
     site: Site
@@ -48,11 +50,13 @@ class SiteComparison:
     shape: tuple[int, ...]
     positions: tuple[int, ...]
     dtypes: tuple[str, str]
+    is_estimate: bool = False
 
     @property
     def is_identical(self) -> bool:
         """Whether the tensors have the same bits and the same dtype."""
-        return self.total.is_bit_equal and self.dtypes[0] == self.dtypes[1]
+        is_same = self.total.is_bit_equal and self.dtypes[0] == self.dtypes[1]
+        return is_same and not self.is_estimate
 
     @property
     def worst_position(self) -> Mapping[str, int]:
@@ -152,6 +156,7 @@ def compare_tensors(
         AlignmentError: when they are not one population.
     """
     try:
+        subject, oracle = alike(site, subject, oracle)
         y, x = align(subject, oracle)
         rows = pair_sums(x, y, row_length=_row_length(x.shape))
     except AlignmentError as error:
@@ -168,6 +173,7 @@ def compare_tensors(
         shape=x.shape,
         positions=subject.positions,
         dtypes=(str(subject.array.dtype), str(oracle.array.dtype)),
+        is_estimate=oracle.sketch is not None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.compare.metrics import METRICS, Metric
 from pytest_falsify.compare.tally import Tolerance
-from pytest_falsify.errors import ContractError
+from pytest_falsify.errors import AlignmentError, ContractError
 from pytest_falsify.stages.vocabulary import STAGES, canonical
 
 if TYPE_CHECKING:
@@ -183,6 +183,10 @@ def _beside(limit: Limit) -> dict[str, float]:
 
 
 def _violation(site: SiteComparison, limit: Limit) -> Violation | None:
+    if site.is_estimate and not METRICS[limit.metric].is_estimable:
+        msg = f"{site.site}: `{limit.metric}` cannot be told from a sketch"
+        known = ", ".join(name for name, each in METRICS.items() if each.is_estimable)
+        raise AlignmentError(msg, expected=f"one of {known}, or captures with their tensors")
     observed = limit.observed(site)
     if site.total.is_sound and limit.allows(observed):
         return None

@@ -49,6 +49,7 @@ class Metric:
         place: where to look: the worst row unless it says otherwise.
         centre: the value it has for a perfect subject; tolerances are rounded from there.
         has_tolerance: whether ``atol`` and ``rtol`` stand beside its limit.
+        is_estimable: whether sketches of the tensors tell it, within their stated error.
     """
 
     description: str
@@ -57,16 +58,19 @@ class Metric:
     place: Place = lambda site: site.worst_position
     centre: int = 0
     has_tolerance: bool = False
+    is_estimable: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
     "rel_l2": Metric(
         description="|subject - oracle| / |oracle| over the whole tensor",
         observe=of_total("rel_l2"),
+        is_estimable=True,
     ),
     "worst_row": Metric(
         description="the relative L2 error of the worst row: one token, one head of one token",
         observe=lambda site, _: site.worst_row.rel_l2,
+        is_estimable=True,
     ),
     "cosine": Metric(
         description="the cosine of the angle between subject and oracle; blind to scale",
@@ -92,6 +96,7 @@ METRICS: Mapping[str, Metric] = {
     "nmse_db": Metric(
         description="the relative L2 error in decibels: 20 log10",
         observe=of_total("nmse_db"),
+        is_estimable=True,
     ),
     "ulp": Metric(
         description="the largest difference in units in the last place of the coarser dtype",

@@ -356,3 +356,29 @@ def test_what_cannot_be_captured_is_refused_and_leaves_nothing(
     assert result.exit_code == COULD_NOT
     assert words in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sketches_are_small_and_a_golden_comparison_needs_no_oracle(made, tmp_path, qwen2_tiny):
+    golden = tmp_path / "golden"
+    result = run(*capture_args(qwen2_tiny, golden), "--keep", "sketches")
+    assert result.exit_code == 0, result.output
+    live = made / "eager" / "tensors.safetensors"
+
+    assert (golden / "tensors.safetensors").stat().st_size * 5 < live.stat().st_size
+    near = compare(made / "sdpa", golden, "--expect", "{rel_l2: {max: 1e-4}}")
+    far = compare(made / "wrong-rope", golden, "--expect", "{rel_l2: {max: 1e-4}}")
+    assert (near.exit_code, far.exit_code) == (WITHIN, BEYOND)
+    assert "estimated from sketches" in near.output
+    assert "the first is 0/0/q_post_rope" in far.output
+    unstated = compare(made / "eager", golden)
+    assert unstated.exit_code == COULD_NOT
+    assert "cannot be told from a sketch" in unstated.output
+
+
+def test_statistics_alone_are_kept_on_request(tmp_path, qwen2_tiny):
+    result = run(*capture_args(qwen2_tiny, tmp_path / "s"), "--keep", "statistics")
+
+    assert result.exit_code == 0, result.output
+    sites = json.loads((tmp_path / "s" / "statistics.json").read_text())["sites"]
+    assert sites["0/-/lm_head"]["nonfinite"] == 0
+    assert sites["0/3/attn_norm"]["rms"] > 0
