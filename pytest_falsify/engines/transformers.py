@@ -14,6 +14,8 @@ from pytest_falsify.engines.checkpoint import load_model
 from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
 from pytest_falsify.engines.model_files import model_folder, weights_digest
 from pytest_falsify.engines.observer import Watch
+from pytest_falsify.engines.planted import SCHEMA as PLANT
+from pytest_falsify.engines.planted import planted
 from pytest_falsify.engines.rounding import Rounding
 from pytest_falsify.engines.visible import Visible
 from pytest_falsify.errors import Blocked, CaptureError
@@ -36,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "config": {},
     "rounding": {},
     "batch": {},
+    "plant": {},
 }
 
 
@@ -72,6 +75,7 @@ class TransformersEngine:
             "required": ["size"],
             "additionalProperties": False,
         },
+        "plant": PLANT,
         "config": {
             "type": "object",
             "description": "overrides of the model's configuration, merged key by key",
@@ -228,7 +232,9 @@ class TransformersSession:
         import torch
 
         disturbed = self.rounding.disturbing(self.model) if self.rounding else nullcontext()
-        with _threads(self.settings["threads"]), torch.inference_mode(), disturbed:
+        plant = self.settings["plant"]
+        faulty = planted(self.model, self.visible.family, plant) if plant else nullcontext()
+        with _threads(self.settings["threads"]), torch.inference_mode(), disturbed, faulty:
             yield
 
     def _end(self, plan: Plan) -> tuple[Site, int] | None:
