@@ -91,11 +91,14 @@ class FalsifierItem(pytest.Function):
 
     def setup(self) -> None:
         """Skip what may not run here before anything is made for it."""
+        from pytest_falsify.checks.declared import must_have_sources
+
         if self.claim.check.kind == "command" and not may_run_commands(self.config):
             pytest.skip(
                 "its command is not run without permission; to mend: read it (pytest-falsify show "
                 f"{self.claim.falsifier.id}), then give --falsify-allow-commands"
             )
+        must_have_sources(self.claim.contract, self.claim.falsifier)
         super().setup()
 
     def try_claim(self, captures: Any, compare: Any) -> None:

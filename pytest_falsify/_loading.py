@@ -54,6 +54,7 @@ def contract_cache(config: pytest.Config) -> ContractCache | None:
 def vocabulary() -> Vocabulary:
     """Return the words that a contract may use here."""
     from pytest_falsify.checks.command import KIND
+    from pytest_falsify.checks.declared import DECLARED
     from pytest_falsify.checks.registry import check, check_kinds
     from pytest_falsify.contracts.vocabulary import Vocabulary
     from pytest_falsify.engines.registry import engine, engine_names
@@ -61,7 +62,7 @@ def vocabulary() -> Vocabulary:
 
     return Vocabulary(
         checks={kind: _schema_of(check(kind)) for kind in check_kinds()},
-        engines={name: engine(name).options for name in engine_names()},
+        engines={name: {**DECLARED, **engine(name).options} for name in engine_names()},
         stage=canonical,
         hosted=frozenset({KIND}),
     )
@@ -93,13 +94,20 @@ def must_be_options(engine: str, options: Mapping[str, Any]) -> None:
 
 
 def entry_facts(contract: Contract) -> dict[str, EntryFacts]:
-    """Return what the ledger needs to know of a contract's entries."""
+    """Return what the ledger needs to know of a contract's entries, as things are now."""
+    from pytest_falsify.checks.declared import Declarations
+
+    declarations = Declarations()
     return {
         each.id: EntryFacts(
             entry=entry_digest(contract, each),
             targets=tuple(target.name for target in contract.targets_of(each)),
             discharge=each.discharge,
             require=each.require or contract.require,
+            known={
+                target.name: declarations.of(contract, each, target)
+                for target in contract.targets_of(each)
+            },
             path=str(contract.path),
             line=each.line,
         )

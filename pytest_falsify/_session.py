@@ -12,6 +12,7 @@ from pytest_falsify._places import YAML_SUFFIXES
 from pytest_falsify._run import ATTRIBUTE, Run
 from pytest_falsify._told import Told
 from pytest_falsify.canonical import canonical_bytes
+from pytest_falsify.checks.declared import Declarations
 from pytest_falsify.checks.evidence import blocked, evidence_of
 from pytest_falsify.contracts.load import looks_like_contract
 from pytest_falsify.errors import REMEDY, FalsifyError
@@ -34,6 +35,7 @@ class FalsifySession:
         self.is_controller = not hasattr(config, "workerinput")
         self.is_dry = config.option.collectonly or config.option.setuponly
         self.run = Run(config) if self.is_controller and not self.is_dry else None
+        self.declarations = Declarations()
 
     def pytest_sessionstart(self) -> None:
         """Take over what sessions that were killed had refuted."""
@@ -90,7 +92,7 @@ class FalsifySession:
     ) -> None:
         if call.excinfo is not None and isinstance(call.excinfo.value, FalsifyError):
             report.longrepr = item.explain(call.excinfo.value)
-        observation = _observation(item, call)
+        observation = _observation(item, call, self.declarations)
         if observation is not None:
             # Plain JSON, or xdist dies of what it cannot send.
             value = {"lanes": lanes_of(item), "observation": observation.to_json()}
@@ -162,15 +164,19 @@ class FalsifySession:
             terminalreporter.write_line(f"denied: {denial}", red=True)
 
 
-def _observation(item: FalsifierItem, call: pytest.CallInfo[None]) -> Observation | None:
+def _observation(
+    item: FalsifierItem, call: pytest.CallInfo[None], declarations: Declarations
+) -> Observation | None:
     """Return what a phase of an item brings to the ledger, if anything."""
     is_skip = call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
     verdict = item.stash.get(VERDICT, None)
     if call.when == "setup" and is_skip:
-        evidence = blocked(item.claim, _skip_reason(call).split(REMEDY)[0])
+        known = declarations.of(item.claim.contract, item.claim.falsifier, item.claim.target)
+        evidence = blocked(item.claim, _skip_reason(call).split(REMEDY)[0], known)
     elif call.when == "call" and verdict is not None:
         captures = cast("Captures", item.funcargs["falsify_captures"])
-        evidence = evidence_of(item.claim, verdict, captures)
+        known = declarations.of(item.claim.contract, item.claim.falsifier, item.claim.target)
+        evidence = evidence_of(item.claim, verdict, captures, known)
     else:
         return None
     return Observation.of(item.claim.contract.id, evidence)

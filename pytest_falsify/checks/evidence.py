@@ -8,7 +8,7 @@ from pytest_falsify.canonical import digest
 from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.contracts.model import Level
 from pytest_falsify.engines.recorded import is_replay
-from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
+from pytest_falsify.ledger.evidence import Digests, Evidence, Outcome, Source
 from pytest_falsify.ledger.machine import machine_id, platform_words
 
 if TYPE_CHECKING:
@@ -18,11 +18,21 @@ if TYPE_CHECKING:
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.verdict import Verdict
 
+NOTHING = Digests()
 SOURCES = {Level.ALGORITHM: Source.ALGORITHM, Level.LIVE: Source.LIVE}
 
 
-def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
-    """Return the evidence of a verdict on captures that were really made."""
+def evidence_of(
+    claim: Claim, verdict: Verdict, captures: Captures, known: Digests = NOTHING
+) -> Evidence:
+    """Return the evidence of a verdict on captures that were really made.
+
+    Args:
+        claim: what was tried.
+        verdict: what it came to.
+        captures: what was judged.
+        known: the digests of what is declared; see ``checks.declared``.
+    """
     identities = {request.role: set[str]() for request in captures}
     for request, capture in captures.items():
         identities[request.role].add(capture.identity.digest)
@@ -33,6 +43,9 @@ def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
         subject=verdict.subject or _digest_of(identities.get("subject", ())),
         oracle=_digest_of((*identities.get("oracle", ()), *identities.get("control", ()))),
         inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
+        sources=known.sources,
+        model=known.model,
+        declared=known.declared,
         machine=machine_id(),
         platform=_platform(captures),
         outcome=verdict.outcome,
@@ -44,15 +57,15 @@ def evidence_of(claim: Claim, verdict: Verdict, captures: Captures) -> Evidence:
     )
 
 
-def blocked(claim: Claim, reason: str) -> Evidence:
+def blocked(claim: Claim, reason: str, known: Digests = NOTHING) -> Evidence:
     """Return the evidence of a claim that could not be tried here."""
     return Evidence(
         falsifier=claim.falsifier.id,
         target=claim.target.name,
         entry=entry_digest(claim.contract, claim.falsifier),
-        subject=None,
-        oracle=None,
-        inputs=None,
+        sources=known.sources,
+        model=known.model,
+        declared=known.declared,
         machine=machine_id(),
         platform=platform_words(),
         outcome=Outcome.BLOCKED,

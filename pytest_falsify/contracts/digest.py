@@ -26,21 +26,34 @@ def entry_digest(contract: Contract, falsifier: Falsifier) -> str:
     if check is None:
         return digest({"test": falsifier.test, "discharge": dict(falsifier.discharge)})
     parameters = dict(check.parameters)
-    names = parameters.get("inputs", list(contract.inputs))
     meaning = {
         "kind": check.kind,
         "parameters": _parameters(parameters),
         "captures": {
-            ".".join(map(str, steps)): _capture(contract.captures[name])
-            for steps in CAPTURE_KEYS
-            if (name := member(parameters, steps)) is not None
+            role: _capture(each) for role, each in captures_of(contract, falsifier).items()
         },
-        "inputs": sorted(
-            (_input(contract.inputs[name]) for name in set(names)), key=canonical_bytes
-        ),
+        "inputs": sorted(map(_input, inputs_of(contract, falsifier)), key=canonical_bytes),
         "discharge": dict(falsifier.discharge),
     }
     return digest(meaning)
+
+
+def captures_of(contract: Contract, falsifier: Falsifier) -> dict[str, CaptureSpec]:
+    """Return the captures that a falsifier's check names, by what they are to it."""
+    parameters = dict(falsifier.check.parameters) if falsifier.check else {}
+    return {
+        ".".join(map(str, steps)): contract.captures[name]
+        for steps in CAPTURE_KEYS
+        if (name := member(parameters, steps)) is not None
+    }
+
+
+def inputs_of(contract: Contract, falsifier: Falsifier) -> tuple[InputSpec, ...]:
+    """Return the inputs that a falsifier's check is tried with: those it names, or all."""
+    if falsifier.check is None:
+        return ()
+    names = falsifier.check.parameters.get("inputs", contract.inputs)
+    return tuple(contract.inputs[name] for name in sorted(set(names)))
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,25 @@ INSTALL = "pip install 'pytest-falsify[hf]'"
 AS_TOKENS = "give the input as `tokens: [...]`"
 
 
+FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.tiktoken",
+    "spiece.model",
+)
+"""What a tokenizer is made of, as save_pretrained and the tokenizers of the hub name it."""
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the tokenizer in a model's folder, in order; they may be none."""
+    found = {each for pattern in FILES for each in folder.glob(pattern) if each.is_file()}
+    return tuple(sorted(found))
+
+
 def encode(folder: Path, text: str) -> tuple[int, ...]:
     """Return the token ids of a text, as the tokenizer in a model's folder makes them.
 

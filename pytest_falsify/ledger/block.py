@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.ledger.discharge import NO_DEMANDS, Discharge
@@ -60,7 +60,7 @@ class FalsifierBlock:
         return _fits(evidence, today, old=(None,), new=(DISPUTED,))
 
     def changed_since(self, evidence: Evidence) -> tuple[str, ...]:
-        """Return the names of the digests that differ today: entry, subject, oracle, inputs."""
+        """Return the names of the digests that differ today, ``entry`` first."""
         today = self.today.get(evidence.target, Digests())
         pairs = zip(evidence.digests.items(), today.items(), strict=True)
         changed = tuple(name for (name, old), (_, new) in pairs if old != new)
@@ -84,6 +84,7 @@ class EntryFacts:
         targets: the names of the targets it is tried on.
         discharge: the entry's own ``discharge:``.
         require: the status that the gate demands, as it is written; None for the gate's default.
+        known: for each target the digests of today that can be told without trying it.
         path: where the contract is, for annotations.
         line: where the entry begins in it.
     """
@@ -92,6 +93,7 @@ class EntryFacts:
     targets: tuple[str, ...] = ()
     discharge: Mapping[str, Any] = field(default_factory=dict)
     require: str | None = None
+    known: Mapping[str, Digests] = field(default_factory=dict)
     path: str | None = None
     line: int | None = None
 
@@ -102,11 +104,13 @@ class Trial:
 
     Attributes:
         refuted: refutations that count.
-        retracted: refutations that were declared wrong, whatever they were made with.
+        retracted: refutations that were declared wrong.
         held: fresh confirmations.
         inconclusive: fresh tries that did not decide.
         blocked: fresh tries that found something absent.
-        stale: decisive records that were made with something else than what is there today.
+        stale: decisive records that were made with something else than what is there today, and
+            that nothing fresh supersedes: a confirmation supersedes all, a refutation, retracted
+            or not, supersedes other refutations.
     """
 
     target: str
@@ -121,6 +125,19 @@ class Trial:
     def is_decided(self) -> bool:
         """Whether something fresh speaks for or against the claim."""
         return bool(self.held or self.refuted)
+
+
+def with_known(block: FalsifierBlock, known: Mapping[str, Digests]) -> FalsifierBlock:
+    """Return the block with the digests of today that can be told without trying a target.
+
+    So a change that is seen where a target cannot be tried makes its evidence stale all the same.
+    What was never tried has no digests of today.
+    """
+    today = {
+        name: known[name].over(digests) if name in known else digests
+        for name, digests in block.today.items()
+    }
+    return block if today == block.today else replace(block, today=today)
 
 
 def trials(block: FalsifierBlock) -> tuple[Trial, ...]:
@@ -139,10 +156,9 @@ def _fits(
     new: tuple[str | None, ...] = (),
 ) -> bool:
     """Whether every digest of a record is today's, or excused on the old or the new side."""
-    return (
-        (evidence.subject == today.subject or evidence.subject in old or today.subject in new)
-        and (evidence.oracle == today.oracle or evidence.oracle in old or today.oracle in new)
-        and (evidence.inputs == today.inputs or evidence.inputs in old or today.inputs in new)
+    return all(
+        was == now or was in old or now in new
+        for was, now in zip(evidence.digests.values(), today.values(), strict=True)
     )
 
 
@@ -152,7 +168,18 @@ def _trial(block: FalsifierBlock, target: str, evidence: Sequence[Evidence]) -> 
         part = _part(block, each)
         if part is not None:
             parts.setdefault(part, []).append(each)
+    _supersede(block, parts)
     return Trial(target=target, **{name: tuple(each) for name, each in parts.items()})
+
+
+def _supersede(block: FalsifierBlock, parts: dict[str, list[Evidence]]) -> None:
+    """Leave out what something fresh supersedes."""
+    tried = [*parts.get("refuted", ()), *parts.get("retracted", ())]
+    if "held" not in parts and not any(block.is_fresh(each) for each in tried):
+        return
+    stale = () if "held" in parts else parts.get("stale", ())
+    parts["stale"] = [each for each in stale if each.outcome is Outcome.HELD]
+    parts["retracted"] = [each for each in parts.get("retracted", ()) if block.is_about_today(each)]
 
 
 def _part(block: FalsifierBlock, evidence: Evidence) -> str | None:

@@ -20,7 +20,7 @@ from pytest_falsify.ledger.fields import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 DISPUTED = "disputed"
 """Stands where merged records name different digests: no confirmation is fresh against it."""
@@ -28,7 +28,7 @@ DISPUTED = "disputed"
 _SIGNIFICANT = ".3g"
 _PLAIN = (str, int)
 _SEQUENCES = (list, tuple)
-_DIGESTS = frozenset({"subject", "oracle", "inputs"})
+_DIGESTS = frozenset({"subject", "oracle", "inputs", "sources", "model", "declared"})
 _REQUIRED = frozenset(
     {
         "content",
@@ -73,17 +73,43 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digests:
-    """What a verdict depends on at one target; None where it is unknown or plays no part."""
+    """What a verdict depends on at one target; None where it is unknown or plays no part.
+
+    Attributes:
+        subject: the implementation on trial, as it ran: weights, engine, version, settings.
+        oracle: the trusted reference, with the control.
+        inputs: the token ids.
+        sources: the content of the sources that captures declare, and of input files.
+        model: the content of the model's files.
+        declared: the target as the contract declares it: model, revision, device, level.
+    """
 
     subject: str | None = None
     oracle: str | None = None
     inputs: str | None = None
+    sources: str | None = None
+    model: str | None = None
+    declared: str | None = None
 
-    NAMES = ("subject", "oracle", "inputs")
+    NAMES = ("subject", "oracle", "inputs", "sources", "model", "declared")
+
+    def values(self) -> tuple[str | None, ...]:
+        """Return the digests in the order of their names."""
+        return self.subject, self.oracle, self.inputs, self.sources, self.model, self.declared
 
     def items(self) -> tuple[tuple[str, str | None], ...]:
         """Return the names with their digests, in a fixed order."""
-        return (("subject", self.subject), ("oracle", self.oracle), ("inputs", self.inputs))
+        return tuple(zip(self.NAMES, self.values(), strict=True))
+
+    def over(self, other: Digests) -> Digests:
+        """Return these digests, and the other's where one is unknown."""
+        pairs = zip(self.values(), other.values(), strict=True)
+        return Digests.of([one if one is not None else two for one, two in pairs])
+
+    @classmethod
+    def of(cls, values: Sequence[str | None]) -> Digests:
+        """Return the digests that stand in the order of their names."""
+        return cls(**dict(zip(cls.NAMES, values, strict=True)))
 
     def to_json(self) -> dict[str, str]:
         """Return the known ones as a JSON object."""
@@ -131,6 +157,9 @@ class Evidence:
         subject: digest of the implementation on trial: weights, engine, version, sources.
         oracle: digest of the trusted reference.
         inputs: digest of the token ids.
+        sources: digest of declared sources and input files; see ``Digests`` for this and the next.
+        model: digest of the model's files.
+        declared: digest of the target's declaration.
         machine: digest that stands for the machine (see ``ledger.machine``).
         platform: the same in words, ``linux-x86_64, NVIDIA H200, torch 2.13.0``.
         reasons: the verdict in words, the most important first.
@@ -156,6 +185,9 @@ class Evidence:
     subject: str | None = None
     oracle: str | None = None
     inputs: str | None = None
+    sources: str | None = None
+    model: str | None = None
+    declared: str | None = None
     reasons: tuple[str, ...] = ()
     observed: Mapping[str, Any] = field(default_factory=dict)
     coverage: Mapping[str, Any] = field(default_factory=dict)
@@ -168,7 +200,8 @@ class Evidence:
     def __post_init__(self) -> None:
         _check_digest("entry", self.entry)
         _check_digest("machine", self.machine)
-        for name, value in self.digests.items():
+        for name in _DIGESTS:
+            value = getattr(self, name)
             if value is not None:
                 _check_digest(name, value)
         if self.retracted and self.outcome is not Outcome.REFUTED:
@@ -185,7 +218,14 @@ class Evidence:
     @property
     def digests(self) -> Digests:
         """What the verdict depended on at its target."""
-        return Digests(subject=self.subject, oracle=self.oracle, inputs=self.inputs)
+        return Digests(
+            subject=self.subject,
+            oracle=self.oracle,
+            inputs=self.inputs,
+            sources=self.sources,
+            model=self.model,
+            declared=self.declared,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, members without a value left out."""
@@ -236,6 +276,9 @@ class Evidence:
             subject=data.get("subject"),
             oracle=data.get("oracle"),
             inputs=data.get("inputs"),
+            sources=data.get("sources"),
+            model=data.get("model"),
+            declared=data.get("declared"),
             reasons=get_texts(data, "reasons", what),
             observed=_Settled(get_object(data, "observed", what)),
             coverage=_Settled(get_object(data, "coverage", what)),
@@ -281,6 +324,9 @@ class Evidence:
             self.subject,
             self.oracle,
             self.inputs,
+            self.sources,
+            self.model,
+            self.declared,
             self.machine,
             self.outcome.value,
             self.source.value,
@@ -385,7 +431,7 @@ def settle(value: Any) -> Any:
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, _Settled):
-        return dict(value)
+        return value
     if isinstance(value, float):
         return float(format(value, _SIGNIFICANT)) if math.isfinite(value) else str(float(value))
     if isinstance(value, _SEQUENCES):

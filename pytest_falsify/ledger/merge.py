@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import LedgerError
-from pytest_falsify.ledger.block import FalsifierBlock, Ledger, Trial, trials
+from pytest_falsify.ledger.block import FalsifierBlock, Ledger, Trial, trials, with_known
 from pytest_falsify.ledger.discharge import Discharge
 from pytest_falsify.ledger.evidence import (
     DISPUTED,
@@ -153,11 +153,9 @@ def _join_today(one: Mapping[str, Digests], other: Mapping[str, Digests]) -> dic
 
 def join_digests(one: Digests, other: Digests) -> Digests:
     """Return what two sides say together: an unknown digest gives way, two known are disputed."""
-    return Digests(
-        subject=_join_digest(one.subject, other.subject),
-        oracle=_join_digest(one.oracle, other.oracle),
-        inputs=_join_digest(one.inputs, other.inputs),
-    )
+    if one == other:
+        return one
+    return Digests.of(list(map(_join_digest, one.values(), other.values())))
 
 
 def _join_digest(one: str | None, other: str | None) -> str | None:
@@ -178,10 +176,7 @@ def _preference(evidence: Evidence) -> tuple[object, ...]:
 
 
 def _witnesses(block: FalsifierBlock, trial: Trial) -> list[Evidence]:
-    retracted = [each for each in trial.retracted if block.is_about_today(each)]
-    kept = [*trial.refuted, *retracted, *_best(trial.held, block.discharge)]
-    if any(block.is_fresh(each) for each in (*trial.refuted, *trial.held)):
-        return kept
+    kept = [*trial.refuted, *trial.retracted, *_best(trial.held, block.discharge)]
     stale: dict[object, list[Evidence]] = {}
     for each in trial.stale:
         stale.setdefault((each.entry, each.digests, each.outcome), []).append(each)
@@ -189,8 +184,7 @@ def _witnesses(block: FalsifierBlock, trial: Trial) -> list[Evidence]:
         # A refutation may be retracted on another branch: one cannot stand for the others.
         is_refuted = group[0].outcome is Outcome.REFUTED
         kept += group if is_refuted else _best(group, block.discharge)
-    kept += [each for each in trial.retracted if each not in retracted]
-    return [*kept, *(trial.inconclusive or trial.blocked)[:1]]
+    return kept if trial.held else [*kept, *(trial.inconclusive or trial.blocked)[:1]]
 
 
 def _best(held: Sequence[Evidence], discharge: Discharge) -> Sequence[Evidence]:
@@ -209,7 +203,8 @@ def _fold_block(
         on_file = FalsifierBlock(entry=facts.entry, discharge=discharge)
     else:
         on_file = _of_today(old, facts, discharge)
-    changed = _observe(on_file, observed) if observed else on_file
+    seen = _observe(on_file, observed, facts.known) if observed else on_file
+    changed = with_known(seen, facts.known)
     if old is not None and _says_the_same(old, changed):
         return old
     return prune(changed)
@@ -228,14 +223,16 @@ def _of_today(old: FalsifierBlock, facts: EntryFacts, discharge: Discharge) -> F
     return FalsifierBlock(entry=facts.entry, today=today, evidence=tuple(kept), discharge=discharge)
 
 
-def _observe(on_file: FalsifierBlock, observed: Sequence[Observation]) -> FalsifierBlock:
+def _observe(
+    on_file: FalsifierBlock, observed: Sequence[Observation], known: Mapping[str, Digests]
+) -> FalsifierBlock:
     targets: dict[str, list[Observation]] = {}
     for each in observed:
         targets.setdefault(each.target, []).append(each)
     today = dict(on_file.today)
     for target, group in sorted(targets.items()):
         today[target] = _seen_today(on_file.today.get(target), group)
-    block = replace(on_file, today=today)
+    block = with_known(replace(on_file, today=today), known)
     new = merge_evidence(each.evidence for each in observed if each.evidence)
     return replace(block, evidence=_admit(block, new))
 
@@ -247,11 +244,7 @@ def _seen_today(old: Digests | None, observed: Sequence[Observation]) -> Digests
         seen = join_digests(seen, each.today)
     if old is None or any(each.evidence and _knows_all(each.evidence) for each in observed):
         return seen
-    return Digests(
-        subject=seen.subject or old.subject,
-        oracle=seen.oracle or old.oracle,
-        inputs=seen.inputs or old.inputs,
-    )
+    return seen.over(old)
 
 
 def _knows_all(evidence: Evidence) -> bool:

@@ -102,6 +102,11 @@ def support(held: Sequence[Evidence], discharge: Discharge) -> Status:
     return Status.FUNCTIONAL
 
 
+def noun(name: str) -> str:
+    """Return what a digest stands for, as it is said in a sentence."""
+    return "target's declaration" if name == "declared" else name
+
+
 def discharge_needs(block: FalsifierBlock) -> tuple[str, ...]:
     """Return in words what a claim that held live still lacks before it is DISCHARGED."""
     status, best = _supported(trials(block), block.discharge)
@@ -193,10 +198,11 @@ def _stale(block: FalsifierBlock, trial: Trial) -> str:
     disputed = [name for name, value in today.items() if value == DISPUTED]
     if block.entry == DISPUTED or disputed:
         names = ["entry", *disputed] if block.entry == DISPUTED else disputed
-        return f"{was}; merged records disagree about the {' and '.join(names)}: run it again"
+        words = " and ".join(map(noun, names))
+        return f"{was}; merged records disagree about the {words}: run it again"
     changed = {name for each in trial.stale for name in block.changed_since(each)}
     names = [name for name in ("entry", *Digests.NAMES) if name in changed]
-    return f"{was} before the {' and '.join(names)} changed"
+    return f"{was} before the {' and '.join(map(noun, names))} changed"
 
 
 def _was(block: FalsifierBlock, trial: Trial) -> Status:

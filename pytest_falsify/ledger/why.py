@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.ledger.block import trials
 from pytest_falsify.ledger.evidence import Outcome, Source
-from pytest_falsify.ledger.status import Status, discharge_needs, judge
+from pytest_falsify.ledger.status import Status, discharge_needs, judge, noun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ def _evidence(block: FalsifierBlock, evidence: Evidence) -> Iterator[str]:
     if evidence.retracted:
         yield f"      retracted by {evidence.retracted.who}: {evidence.retracted.why}"
     elif not block.is_fresh(evidence) and not _still_counts(block, evidence):
-        changed = " and ".join(block.changed_since(evidence))
+        changed = " and ".join(map(noun, block.changed_since(evidence)))
         yield f"      stale: the {changed} changed since"
 
 

@@ -63,11 +63,13 @@ class Repository:
 
     def evidence(self, falsifier=IDS[0], outcome="held", *, on="a", target="teacher", **changes):
         contract = load(self.path / "contracts/a.yaml")
+        entry = entry_facts(contract)[falsifier]
         values = {
-            "entry": entry_facts(contract)[falsifier].entry,
+            "entry": entry.entry,
             "subject": digest("subject"),
             "oracle": digest("oracle"),
             "inputs": digest("inputs"),
+            **entry.known[target].to_json(),
             "platform": "linux-x86_64",
             "observed": {"worst": {"rel_l2": 0.0031}},
             "faults": CAUGHT,
