@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from pytest_falsify.stages.vocabulary import Site
 
 INSTALL = "pip install 'pytest-falsify[hf]'"
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What configurations of transformers call the number of a mixture's experts."""
 _DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
     "attention": "eager",
+    "experts": None,
     "threads": 1,
     "config": {},
     "rounding": {},
@@ -49,6 +52,11 @@ class TransformersEngine:
     options: ClassVar[Mapping[str, Any]] = {
         "dtype": {"enum": ["float32", "bfloat16", "float16", "float64"]},
         "attention": {"enum": ["eager", "sdpa", "flash_attention_2"]},
+        "experts": {
+            "enum": ["eager", "batched_mm", "grouped_mm"],
+            "description": "what computes the experts of a mixture; transformers' own choice by "
+            "default",
+        },
         "threads": {
             "type": "integer",
             "minimum": 1,
@@ -95,6 +103,8 @@ class TransformersEngine:
         folder = model_folder(target, root)
         weights = weights_digest(folder)
         model = load_model(folder, settings, device)
+        if settings["experts"]:
+            _set_experts(model, settings["experts"])
         rounding = Rounding(**settings["rounding"]) if settings["rounding"] else None
         if rounding:
             rounding.disturb_weights(model)
@@ -108,6 +118,14 @@ class TransformersEngine:
         )
 
 
+def _set_experts(model: Any, implementation: str) -> None:
+    config = model.config
+    if not any(hasattr(config, name) for name in EXPERT_COUNTS):
+        msg = f"model type `{config.model_type}` has no experts"
+        raise CaptureError(msg, remedy="leave `experts` out")
+    model.set_experts_implementation(implementation)
+
+
 @dataclass(kw_only=True)
 class TransformersSession:
     """A model of transformers on one device."""
@@ -119,6 +137,7 @@ class TransformersSession:
     device: str
     rounding: Rounding | None = None
     understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
+    is_identity_complete: ClassVar[bool] = True
 
     @property
     def layer_count(self) -> int:
