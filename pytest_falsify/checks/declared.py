@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.contracts.digest import captures_of, inputs_of
-from pytest_falsify.engines.model_files import file_digest
+from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.engines.tokenizer import tokenizer_files

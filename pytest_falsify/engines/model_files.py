@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_falsify.canonical import digest
+from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.errors import Blocked, CaptureError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_falsify.contracts.model import Target
-
-_BLOCK = 1 << 20
 
 
 def is_path(model: str) -> bool:
@@ -110,18 +107,3 @@ def weights_digest(folder: Path) -> str:
     """
     files = [*weight_files(folder), folder / "config.json"]
     return digest({each.name: file_digest(each) for each in files})
-
-
-def file_digest(file: Path) -> str:
-    """Return ``sha256:...`` of a file; one that has not changed is read once."""
-    stat = file.stat()
-    return _digest_unchanged(file, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _digest_unchanged(file: Path, _size: int, _mtime_ns: int) -> str:
-    sha = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            sha.update(block)
-    return f"sha256:{sha.hexdigest()}"

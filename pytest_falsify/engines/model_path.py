@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_falsify.canonical import digest
-from pytest_falsify.engines.model_files import (
-    file_digest,
-    is_path,
-    model_folder,
-    weights_digest,
-)
+from pytest_falsify.engines.model_files import is_path, model_folder, weights_digest
+from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.errors import Blocked, CaptureError
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from pytest_falsify.captures.folder import site_named
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.unstated import FLAT
 from pytest_falsify.engines.dimensions import Dimensions
-from pytest_falsify.engines.model_files import file_digest
 from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.prefill import UNDERSTANDS, Seen, run_by_prefill
 from pytest_falsify.engines.tokenizer import encode
+from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.engines.written import logits_of, shaped
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
 from pytest_falsify.stages.vocabulary import STAGES, Site, canonical
