@@ -20,7 +20,7 @@ def is_path(model: str) -> bool:
 
 
 def model_folder(target: Target, root: Path) -> Path:
-    """Return the folder of a target's model.
+    """Return the folder of a target's model; of a GGUF file one with its weights in float32.
 
     Args:
         target: the target.
@@ -36,6 +36,10 @@ def model_folder(target: Target, root: Path) -> Path:
     folder = (root / Path(target.model).expanduser()).resolve()
     if (folder / "config.json").is_file():
         return folder
+    if folder.is_file():
+        from pytest_falsify.engines.gguf_folder import dequantised_folder
+
+        return dequantised_folder(folder, root)
     if not is_path(target.model):
         return _hub_folder(target)
     what = f"target `{target.name}`: there is no model at {target.model}"
