@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pytest_falsify.compare.noise import unit_roundoff
-from pytest_falsify.routing.gate import Gate, Score, selection, softmax, weigh
+from pytest_falsify.routing.gate import (
+    Gate,
+    Score,
+    group_scores,
+    scores,
+    selection,
+    softmax,
+    weigh,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +30,9 @@ if TYPE_CHECKING:
 VERSION = "gate/v1"
 WEIGHT_ROUNDINGS = 4
 """So many roundings to their own dtype may stand between two honest computations of a weight."""
+SMALLEST = float(np.finfo(np.float32).tiny)
+SCORE_ROUNDING = 1e-6
+"""Scores that are nearer to each other, relatively, are one score to a softmax in float32."""
 WEIGHT_TOLERANCE = 1e-5
 """What a softmax in float32 costs, relative to a weight."""
 
@@ -70,11 +81,47 @@ def is_misweighed(layer: LayerRouting) -> Array:
         expected = _weights(layer, ids)
         found = layer.weights.astype(np.float64)
         allowed = WEIGHT_ROUNDINGS * unit_roundoff(layer.weights.dtype) + WEIGHT_TOLERANCE
-        is_near: Array = (
-            np.abs(found - expected) <= allowed * np.abs(expected) + np.finfo(np.float32).tiny
-        )
-    result: Array = (~(is_near | (layer.indices >= layer.experts))).any(axis=1)
-    return result
+        error = np.abs(found - expected) - SMALLEST
+        is_near = np.asarray(np.less_equal(error, allowed * np.abs(expected)), dtype=bool)
+    return np.asarray((~is_near & (layer.indices < layer.experts)).any(axis=1))
+
+
+def misdirection(layer: LayerRouting) -> Array:
+    """Return by how much the best expert that was left out beats the weakest that was chosen.
+
+    In the scores that the choice is made by; 0 where the choice is the gate's, infinite where it is
+    none: an expert twice. What rounding in float32 explains is 0. Of groups of experts it is by how
+    much a group that was left out beats one that was chosen from.
+    """
+    margins = np.zeros(len(layer.logits))
+    rows = np.flatnonzero(is_misdirected(layer))
+    if not len(rows):
+        return margins
+    some = _some(layer, rows)
+    by = selection(some.logits, some.gate, some.bias)
+    ids = np.minimum(some.indices, some.experts - 1).astype(np.intp)
+    weakest = np.take_along_axis(by, ids, axis=1).min(axis=1)
+    is_shut = np.isneginf(weakest)
+    if is_shut.any():
+        weakest = np.where(is_shut, by.max(axis=1) - _group_gap(some, ids), weakest)
+    left_out = by.copy()
+    np.put_along_axis(left_out, ids, -np.inf, axis=1)
+    best = np.where(is_shut, by.max(axis=1), left_out.max(axis=1))
+    found = np.where(has_repeats(some), np.inf, best - weakest)
+    found = np.where(np.isnan(found), np.inf, found)
+    margins[rows] = np.where(found > SCORE_ROUNDING * np.abs(best), found, 0.0)
+    return margins
+
+
+def _group_gap(layer: LayerRouting, ids: Array) -> Array:
+    """Return by how much the weakest open group beats the weakest group that was chosen from."""
+    gate = layer.gate
+    open_scores = scores(layer.logits, gate) + (0.0 if layer.bias is None else layer.bias)
+    groups = group_scores(open_scores, gate.groups)
+    ordered = -np.sort(-groups, axis=1)
+    chosen = np.take_along_axis(groups, ids // (layer.experts // gate.groups), axis=1)
+    gap: Array = ordered[:, gate.chosen_groups - 1] - chosen.min(axis=1)
+    return gap
 
 
 def has_repeats(layer: LayerRouting) -> Array:
