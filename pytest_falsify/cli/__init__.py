@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pytest_falsify.cli import captures, contracts, exchange, ledger
+from pytest_falsify.cli import captures, contracts, exchange, ledger, stages
 from pytest_falsify.cli.shared import Group
 
 
@@ -14,5 +14,6 @@ def main() -> None:
     """Look at contracts and at the evidence for them. `pytest --falsify` makes the evidence."""
 
 
-for command in (*contracts.COMMANDS, *ledger.COMMANDS, *exchange.COMMANDS, *captures.COMMANDS):
-    main.add_command(command)
+for room in (contracts, ledger, exchange, captures, stages):
+    for command in room.COMMANDS:
+        main.add_command(command)

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from pytest_falsify.stages.vocabulary import Site
 
-LAYER_INPUT = "layer_input"
+LAYER_INPUT = "layer input"
 """The residual stream that enters the layer: of the layer before, or the embedding."""
-LAST_LAYER = "last_layer"
+LAST_LAYER = "last layer"
 """The residual stream that leaves the last layer."""
 QKV = "qkv"
 """The projections: ``qkv_bias``, or ``qkv_matmul`` where they have no bias."""
-PAST_KEYS, PAST_VALUES = "past_k_cache", "past_v_cache"
+PAST_KEYS, PAST_VALUES = "past k_cache", "past v_cache"
 """The cache of the step before; nothing at the prefill."""
 
 
@@ -43,6 +43,15 @@ class Tap:
     part: tuple[int, int] | None = None
     is_flat: bool = False
     packs: bool = False
+
+    def __str__(self) -> str:
+        """Return the place as people read it: ``mlp.gate_up_proj, part 1 of 2``."""
+        details = [
+            *(["input"] if self.is_input else []),
+            *([f"no. {self.item}"] if self.item else []),
+            *([f"part {self.part[0] + 1} of {self.part[1]}"] if self.part else []),
+        ]
+        return ", ".join([self.module, *details])
 
     def pick(self, shown: Any, batch: int = 1) -> Any:
         """Return the stage's tensor, the batch's axis first.

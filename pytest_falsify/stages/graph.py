@@ -103,6 +103,15 @@ class StageGraph:
         """
         return self._ways(site)[0][1]
 
+    def definition(self, site: Site) -> tuple[str, ...]:
+        """Return what a site is immediately made of, in words that are the same in every layer.
+
+        Raises:
+            CaptureError: when the model has no such site.
+        """
+        words = self._ways(site)[0][0].inputs
+        return tuple(_qkv(self, site).stage if word == QKV else word for word in words)
+
     def evaluate(
         self, site: Site, inputs: Mapping[Site, torch.Tensor], *, context: Context
     ) -> torch.Tensor:

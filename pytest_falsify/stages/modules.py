@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.adapter import Family, Tap
 from pytest_falsify.stages.vocabulary import MODULE
 
@@ -13,11 +14,18 @@ _LENGTHS = (3, 5)
 """Two unusual numbers of tokens: an axis that has both is the axis of the tokens."""
 
 
+class NotFollowedError(CaptureError):
+    """A model cannot be followed on its way, so that the order of its modules is not known."""
+
+
 def module_family(model: Any) -> Family:
     """Return a family that has a stage for every module which shows all tokens once a pass.
 
     The model runs twice on a few tokens to find out. What its output embedding shows is
     ``lm_head``; no other canonical stage can be told from the outside.
+
+    Raises:
+        NotFollowedError: when the model does not run, as it is, on a few tokens.
     """
     first, second = (_shown(model, length) for length in _LENGTHS)
     output = model.get_output_embeddings()
@@ -44,8 +52,20 @@ def _shown(model: Any, length: int) -> list[str]:
             if name:
                 hook = module.register_forward_hook(partial(note, name))
                 stack.callback(hook.remove)
-        model(input_ids=tokens, use_cache=False)
+        _run(model, tokens)
     return [name for name, calls in found.items() if calls == [True]]
+
+
+def _run(model: Any, tokens: Any) -> None:
+    try:
+        # With a cache the mask asks nothing of the values: a model without weights runs too.
+        model(input_ids=tokens, use_cache=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        msg = f"a `{model.config.model_type}` does not run on {tokens.shape[1]} tokens: {first}"
+        raise NotFollowedError(
+            msg, expected="a causal language model that takes `input_ids`"
+        ) from error
 
 
 def _has_rows(output: Any, length: int) -> bool:
