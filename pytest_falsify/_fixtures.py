@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_falsify.captures.pool import CapturePool
     from pytest_falsify.checks.base import Captures
     from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.checks.inside import Sessions
     from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.contracts.model import Target
 
@@ -126,6 +127,19 @@ def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMak
         for each in check(claim.check.kind).requests(claim)
     }
     return aligned_captures(claim, captures)
+
+
+@pytest.fixture
+def falsify_sessions(request: pytest.FixtureRequest, falsify_capture: CaptureMaker) -> Sessions:
+    """The loaded models that a falsifier's check looks into, by the names of their captures."""
+    from pytest_falsify.checks.inside import JudgesInside
+    from pytest_falsify.checks.registry import check
+
+    claim = claim_of(request.node)
+    kind: object = check(claim.check.kind) if claim else None
+    if claim is None or not isinstance(kind, JudgesInside):
+        return {}
+    return {name: falsify_capture.session(name) for name in kind.sessions(claim)}
 
 
 @pytest.fixture

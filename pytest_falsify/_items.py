@@ -101,11 +101,16 @@ class FalsifierItem(pytest.Function):
         must_have_sources(self.claim.contract, self.claim.falsifier)
         super().setup()
 
-    def try_claim(self, captures: Any, compare: Any) -> None:
+    def try_claim(self, captures: Any, compare: Any, sessions: Any) -> None:
+        from pytest_falsify.checks.inside import JudgesInside
         from pytest_falsify.checks.registry import check
         from pytest_falsify.ledger.evidence import Outcome
 
-        verdict = check(self.claim.check.kind).judge(self.claim, captures, compare)
+        kind = check(self.claim.check.kind)
+        if isinstance(kind, JudgesInside):
+            verdict = kind.judge_with(self.claim, captures, compare, sessions)
+        else:
+            verdict = kind.judge(self.claim, captures, compare)
         self.stash[VERDICT] = verdict
         if verdict.outcome is Outcome.REFUTED:
             raise RefutedError("; ".join(verdict.reasons))
@@ -162,10 +167,11 @@ def _body(
     falsify_device: Any,  # asked for first, so that an absent one blocks whoever makes captures
     falsify_captures: Any,
     falsify_compare: Any,
+    falsify_sessions: Any,
 ) -> None:
     del falsify_device
     item: Any = request.node
-    item.try_claim(falsify_captures, falsify_compare)
+    item.try_claim(falsify_captures, falsify_compare, falsify_sessions)
 
 
 class UntriedItem(pytest.Function):

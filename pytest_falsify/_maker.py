@@ -98,6 +98,22 @@ class CaptureMaker:
         fed = replace(fed, forced=forced) if forced else fed
         return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
 
+    def session(self, capture: str | Mapping[str, Any]) -> Session:
+        """Return the loaded model of a capture.
+
+        Args:
+            capture: see ``__call__``.
+
+        Raises:
+            FalsifyError: when it could not be loaded. What is absent here skips the test.
+        """
+        spec = self._spec(capture)
+        try:
+            self._must_suit(spec, is_fresh=False)
+            return self.pool.session(self.target, spec, root=self.root, device=self.device)
+        except Blocked as error:
+            pytest.skip(error.one_line)
+
     def _must_suit(self, spec: CaptureSpec, *, is_fresh: bool) -> None:
         """Refuse commands where nobody gave permission, and recordings where a run is asked."""
         wanted = engine(spec.engine)

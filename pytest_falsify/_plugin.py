@@ -14,6 +14,7 @@ from pytest_falsify._fixtures import (
     falsify_compare,
     falsify_device,
     falsify_pool,
+    falsify_sessions,
     falsify_target,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "falsify_compare",
     "falsify_device",
     "falsify_pool",
+    "falsify_sessions",
     "falsify_target",
 ]
 

@@ -16,6 +16,7 @@ BUILT_IN = {
     "differs": "pytest_falsify.checks.differs:Differs",
     "distribution": "pytest_falsify.checks.distribution:Distribution",
     "identical": "pytest_falsify.checks.identical:Identical",
+    "localize": "pytest_falsify.checks.localize:Localize",
     "parity": "pytest_falsify.checks.parity:Parity",
     "tokens": "pytest_falsify.checks.tokens:Tokens",
     "topk": "pytest_falsify.checks.choices:TopK",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_falsify.compare.comparison import Comparison, SiteComparison
     from pytest_falsify.compare.limits import Violation
     from pytest_falsify.compare.noise import Judgement, SiteNoise
+    from pytest_falsify.localize.chain import Chain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Verdict:
     Attributes:
         faults: what the check made of planted faults; None where it planted none.
         subject: the digest of what was on trial, where no capture says it.
+        chains: by input, every operation judged by its own error, where that was done.
     """
 
     outcome: Outcome
@@ -53,6 +55,7 @@ class Verdict:
     faults: Mapping[str, Any] | None = None
     judged: tuple[Judged, ...] = ()
     subject: str | None = None
+    chains: Mapping[str, Chain] = field(default_factory=dict)
 
 
 def nothing_compared(judged: Iterable[Judged]) -> str | None:

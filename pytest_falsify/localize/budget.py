@@ -17,13 +17,14 @@ from pytest_falsify.stages.vocabulary import STAGES, Scope
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_falsify.captures.capture import Capture, TokenInputs
+    from pytest_falsify.captures.capture import Capture
     from pytest_falsify.engines.base import Session
     from pytest_falsify.localize.chain import Link
     from pytest_falsify.localize.evaluation import Evaluator
 
 STREAM = ("embedding", "post_ffn_residual", "final_norm", "lm_head")
-INSIDE = ("qkv_matmul", "attn_scores", "attn_softmax")
+"""What the first run shows: the residual stream and the two ends."""
+ON_REQUEST = ("qkv_matmul", "attn_scores", "attn_softmax")
 """What sessions show on request only and a closer look asks for."""
 
 
@@ -32,56 +33,73 @@ class Zoomed:
     """What was found within the budget, and what it cost.
 
     Attributes:
+        capture: all that was captured, in both runs.
         chain: the links of the stream, and those inside the layers that were looked into.
         forwards: how many forward passes of the subject; a pass that ended early counts in part.
-        nbytes: the bytes that were captured.
     """
 
+    capture: Capture
     chain: Chain
     forwards: float
-    nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the tensors that were captured."""
+        return sum(each.array.nbytes for each in self.capture.tensors.values())
 
 
-def within_budget(
+def stream_plan(session: Session) -> Plan:
+    """Return what the first run is asked for."""
+    return Plan(stages=tuple(each for each in STREAM if each in session.stages))
+
+
+def zoom(
     evaluator: Evaluator,
     session: Session,
-    inputs: TokenInputs,
+    stream: Capture,
     *,
+    oracle: Capture | None = None,
     ratios: Mapping[str, Any] | None = None,
 ) -> Zoomed:
-    """Localise with at most two runs of the subject.
+    """Look into the layers that are guilty as a whole, with one more run of the subject.
 
     A layer is judged by the error of all its operations together, whose floor is wider than that
-    of one of them: a fault close to its own floor may pass here that a full capture shows.
+    of one of them: a fault close to its own floor, or one that a later norm takes back, may pass
+    here that a full capture shows.
 
     Args:
         evaluator: known-good code with the weights that the subject declares.
         session: the subject, loaded.
-        inputs: what it is fed.
+        stream: what the first run showed.
+        oracle: what the totals are against.
         ratios: see ``localize.evaluation.isolated``.
     """
-    shown = (*session.stages, *getattr(session, "on_request", ()))
-    stream = record(session, inputs, Plan(stages=tuple(each for each in STREAM if each in shown)))
-    coarse = build(evaluator, stream, ratios=ratios)
+    coarse = build(evaluator, stream, oracle=oracle, ratios=ratios)
     layers = _suspected(coarse)
     if not layers:
-        return Zoomed(chain=coarse, forwards=1.0, nbytes=_nbytes(stream))
-    plan = Plan(
+        return Zoomed(capture=stream, chain=coarse, forwards=1.0)
+    closer = record(session, stream.inputs, _closer(session, layers))
+    tensors = {**stream.tensors, **closer.tensors}
+    ordered = sorted(tensors, key=lambda each: each.causal_key)
+    seen = replace(stream, tensors={each: tensors[each] for each in ordered})
+    last = closer.plan.needs_answer
+    return Zoomed(
+        capture=seen,
+        chain=build(evaluator, seen, oracle=oracle, ratios=ratios),
+        forwards=1.0 + (1.0 if last else (layers[-1] + 1) / session.layer_count),
+    )
+
+
+def _closer(session: Session, layers: tuple[int, ...]) -> Plan:
+    asked = {*ON_REQUEST} & {*getattr(session, "on_request", ())}
+    return Plan(
         stages=tuple(
             name
             for name, stage in STAGES.items()
-            if stage.scope is Scope.LAYER and name in {*session.stages, *INSIDE} & {*shown}
+            if stage.scope is Scope.LAYER and name in {*session.stages, *asked}
         ),
         layers=layers,
         needs_answer=False,
-    )
-    closer = record(session, inputs, plan)
-    seen = replace(closer, tensors={**stream.tensors, **closer.tensors})
-    fine = build(evaluator, seen, ratios=ratios)
-    return Zoomed(
-        chain=fine,
-        forwards=1.0 + (layers[-1] + 1) / session.layer_count,
-        nbytes=_nbytes(stream) + _nbytes(closer),
     )
 
 
@@ -93,7 +111,3 @@ def _suspected(coarse: Chain) -> tuple[int, ...]:
 
 def _is_layer(link: Link) -> bool:
     return STAGES[link.site.stage].scope is Scope.LAYER
-
-
-def _nbytes(capture: Capture) -> int:
-    return sum(each.array.nbytes for each in capture.tensors.values())

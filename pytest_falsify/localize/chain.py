@@ -28,24 +28,29 @@ class Link:
     """One site of the chain.
 
     Attributes:
-        own: the operation's own error, judged against its floor.
+        done: the operation done again, and its own error judged.
         total: the subject's relative L2 error against the oracle, or None without one.
         inherited: what of it was there before the operation: its error if it had been done right.
         gain: by how much a right operation makes the error of its inputs larger; None where
             the inputs have none, or there is no oracle.
-        sources: the captured sites that the operation was done again from.
-        through: the sites between, which were not captured; the verdict is about all of them.
         named: the known fault that explains the own error, where one was looked for.
     """
 
-    site: Site
-    own: SiteNoise
+    done: Isolated
     total: float | None = None
     inherited: float | None = None
     gain: float | None = None
-    sources: tuple[Site, ...] = ()
-    through: tuple[Site, ...] = ()
     named: Named | None = None
+
+    @property
+    def site(self) -> Site:
+        """Where it stands."""
+        return self.done.site
+
+    @property
+    def own(self) -> SiteNoise:
+        """The operation's own error, judged against its floor."""
+        return self.done.own
 
     @property
     def is_guilty(self) -> bool:
@@ -55,7 +60,8 @@ class Link:
     @property
     def group(self) -> tuple[Site, ...]:
         """Every site that the verdict is about, in causal order; mere caches are left out."""
-        return (*(each for each in self.through if each.stage not in CACHES), self.site)
+        between = (each for each in self.done.through if each.stage not in CACHES)
+        return (*between, self.site)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,15 +183,7 @@ def _link(found: Isolated, oracle: Capture | None, totals: Mapping[Site, float])
         inherited = compare_tensors(found.expected, theirs, site=found.site).total.rel_l2
         given = max((totals.get(each, 0.0) for each in found.sources), default=0.0)
         gain = inherited / given if given > 0 and math.isfinite(given) else None
-    return Link(
-        site=found.site,
-        own=found.own,
-        total=totals.get(found.site),
-        inherited=inherited,
-        gain=gain,
-        sources=found.sources,
-        through=found.through,
-    )
+    return Link(done=found, total=totals.get(found.site), inherited=inherited, gain=gain)
 
 
 def _every(evaluator: Evaluator, compared: Iterable[Site]) -> tuple[Site, ...]:

@@ -82,6 +82,7 @@ class Isolated:
     Attributes:
         own: the subject's own error, judged against its floor.
         expected: what the operation should have made of the subject's inputs.
+        allowed: the error that known-good code at the subject's precision makes of them.
         sources: the captured sites that it was computed of.
         through: the sites that were not captured and stand between; a verdict is about all of them.
     """
@@ -89,6 +90,7 @@ class Isolated:
     site: Site
     own: SiteNoise
     expected: CapturedTensor
+    allowed: SiteComparison
     sources: tuple[Site, ...]
     through: tuple[Site, ...]
 
@@ -128,6 +130,7 @@ def isolated(
             site=site,
             own=judge_site(own, allowed, **(ratios or {})),
             expected=expected,
+            allowed=allowed,
             sources=found.sources,
             through=found.through,
         )
