@@ -12,6 +12,7 @@ from pytest_falsify._loading import must_be_options
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
+from pytest_falsify.captures.record import record
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
@@ -49,7 +50,11 @@ class CaptureMaker:
         forced: Sequence[int] = (),
         positions: Sequence[int] | None = None,
         needs_answer: bool = True,
+        has_transfer: bool = False,
         is_fresh: bool = False,
+        options: Mapping[str, Any] | None = None,
+        prefilled: int | None = None,
+        resumes: Capture | None = None,
     ) -> Capture:
         """Run the model and return what was seen.
 
@@ -65,38 +70,49 @@ class CaptureMaker:
             positions: of the prefill's tokens whose rows are kept, counted from the end where
                 negative; None is all.
             needs_answer: False lets the run end after the last stage, without logits.
+            has_transfer: also observe caches where they arrive, between prefill and decode.
             is_fresh: run the model anew instead of sharing a capture at hand.
+            options: engine options over those of the capture.
+            prefilled: how many tokens are prefilled; each one after them is fed to a decode step.
+            resumes: a capture whose cache, as it arrived, the run decodes from: no prefill.
 
         Raises:
             FalsifyError: when it could not be made. What is absent here skips the test.
         """
-        spec = self._spec(capture)
+        spec = self._with_options(self._spec(capture), options)
         plan = Plan(
             stages=None if stages is None else tuple(canonical(each) for each in stages),
             layers=None if layers is None else tuple(layers),
             decode_steps=decode_steps,
             positions=None if positions is None else tuple(positions),
             needs_answer=needs_answer,
+            has_transfer=has_transfer,
         )
         try:
-            return self._capture(spec, inputs, plan, tuple(forced), is_fresh=is_fresh)
+            self._must_suit(spec, is_fresh=is_fresh)
+            session = self.pool.session(self.target, spec, root=self.root, device=self.device)
+            fed = self._fed(self._inputs(inputs, session), tuple(forced), prefilled)
+            if resumes is not None:
+                from pytest_falsify.disaggregation.resumed import Resumed
+
+                return record(Resumed(session=session, after=resumes), fed, plan)
+            return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
         except Blocked as error:
             pytest.skip(error.one_line)
 
-    def _capture(
-        self,
-        spec: CaptureSpec,
-        inputs: str | Sequence[int],
-        plan: Plan,
-        forced: tuple[int, ...],
-        *,
-        is_fresh: bool,
-    ) -> Capture:
-        self._must_suit(spec, is_fresh=is_fresh)
-        session = self.pool.session(self.target, spec, root=self.root, device=self.device)
-        fed = self._inputs(inputs, session)
-        fed = replace(fed, forced=forced) if forced else fed
-        return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
+    def _fed(
+        self, inputs: TokenInputs, forced: tuple[int, ...], prefilled: int | None
+    ) -> TokenInputs:
+        if prefilled is not None:
+            forced = inputs.tokens[prefilled:]
+            inputs = replace(inputs, tokens=inputs.tokens[:prefilled])
+        return replace(inputs, forced=forced) if forced else inputs
+
+    def _with_options(self, spec: CaptureSpec, options: Mapping[str, Any] | None) -> CaptureSpec:
+        if not options:
+            return spec
+        must_be_options(spec.engine, options)
+        return replace(spec, options={**spec.options, **options})
 
     def session(self, capture: str | Mapping[str, Any]) -> Session:
         """Return the loaded model of a capture.

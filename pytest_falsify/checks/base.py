@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pytest_falsify.captures.capture import Capture
@@ -17,6 +17,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """How a run differs from what the contract declares.
+
+    Attributes:
+        options: engine options over those of the capture.
+        prefilled: how many tokens of the input are prefilled; each one after them is fed to a
+            decode step. None: all are prefilled.
+        forced_by: the request whose greedy tokens the decode steps are fed.
+        resumes: the request whose cache, as it arrived, the run decodes from.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    prefilled: int | None = None
+    forced_by: Request | None = None
+    resumes: Request | None = None
+
+    def of(self, captures: Captures) -> dict[str, Any]:
+        """Return what a maker of captures is to be told beyond the contract.
+
+        Args:
+            captures: those that were made before.
+        """
+        forced = captures[self.forced_by].continuation if self.forced_by else ()
+        told = {
+            "options": self.options,
+            "prefilled": self.prefilled,
+            "forced": forced,
+            "resumes": captures[self.resumes] if self.resumes else None,
+        }
+        return {name: value for name, value in told.items() if value not in ({}, None, ())}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One capture that a check needs.
 
@@ -27,6 +60,7 @@ class Request:
         input: the name of the input in the contract.
         run: numbers repeated runs.
         is_fresh: run the model anew instead of sharing a capture at hand.
+        variant: how the run differs from what the contract declares, if it does.
     """
 
     role: str
@@ -35,6 +69,7 @@ class Request:
     plan: Plan
     run: int = 0
     is_fresh: bool = False
+    variant: Variant | None = None
 
 
 Captures = Mapping[Request, Capture]
