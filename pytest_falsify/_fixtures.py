@@ -74,11 +74,12 @@ def falsify_device(request: pytest.FixtureRequest, falsify_target: Target) -> It
 
 
 @pytest.fixture(scope="session")
-def falsify_pool() -> CapturePool:
+def falsify_pool(pytestconfig: pytest.Config) -> CapturePool:
     """The loaded models and the captures of this session."""
+    from pytest_falsify._captures import capture_cache
     from pytest_falsify.captures.pool import CapturePool
 
-    return CapturePool()
+    return CapturePool(cache=capture_cache(pytestconfig))
 
 
 @pytest.fixture

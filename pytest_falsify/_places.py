@@ -42,6 +42,16 @@ class Places:
         return self.root / ".falsify" / "runs"
 
     @property
+    def captures(self) -> Path:
+        """The captures that test runs share."""
+        return self.root / ".falsify" / "captures"
+
+    @property
+    def run_captures(self) -> Path:
+        """The captures that the workers of one test run share."""
+        return self.root / ".falsify" / "run-captures"
+
+    @property
     def locks(self) -> Path:
         """The locks of ledgers and devices."""
         return self.root / ".falsify" / "locks"

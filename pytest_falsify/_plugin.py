@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 LEDGER_MODES = ("update", "check", "off")
+CAPTURE_MODES = ("run", "keep", "off")
 STATUSES = ("PARTIAL", "FUNCTIONAL", "DISCHARGED")
 MARKERS = (
     "cpu: runs on the CPU",
@@ -89,6 +90,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="a file of node ids, or <contract id>::<falsifier>[<target>], that may be blocked, "
         "one a line: whatever else is skipped fails, and so does a line that is blocked no more",
+    )
+    group.addoption(
+        "--falsify-captures",
+        choices=CAPTURE_MODES,
+        help="what keeps captures on disk: the workers of one test run share them (run, the "
+        "default), later runs of the same code on this machine do too (keep), or nobody (off)",
+    )
+    parser.addini(
+        "falsify_captures", "what keeps captures on disk: run, keep or off", default="run"
+    )
+    parser.addini(
+        "falsify_captures_size", "how large the captures on disk may become", default="4GiB"
     )
     parser.addini(
         "falsify_allow_commands",

@@ -53,6 +53,11 @@ class Plan:
             raise CaptureError(msg)
         return self.stages
 
+    @property
+    def chosen(self) -> tuple[int, ...] | None:
+        """The positions, each once and in order."""
+        return None if self.positions is None else tuple(sorted(set(self.positions)))
+
     def sites(self, layer_count: int) -> Iterator[Site]:
         """Yield the sites of this plan on a model, in causal order.
 
@@ -84,7 +89,7 @@ class Plan:
             has_layers
             and set(other.named_stages) <= set(self.named_stages)
             and self.decode_steps == other.decode_steps
-            and self.positions == other.positions
+            and self.chosen == other.chosen
             and self.needs_answer >= other.needs_answer
             and self.has_transfer >= other.has_transfer
         )
@@ -109,8 +114,8 @@ class Plan:
             "layers": None if self.layers is None else sorted(self.layers),
             "stages": sorted(self.named_stages),
         }
-        if self.positions is not None:
-            plan["positions"] = sorted(self.positions)
+        if self.chosen is not None:
+            plan["positions"] = list(self.chosen)
         if not self.needs_answer:
             plan["needs_answer"] = False
         if self.has_transfer:

@@ -13,6 +13,7 @@ from pytest_falsify.errors import CaptureError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_falsify.captures.cache import CaptureCache
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.captures.plan import Plan
     from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
@@ -30,9 +31,17 @@ class CapturePool:
     Args:
         max_sessions: how many models stay loaded.
         max_bytes: how many bytes of captured tensors stay in memory.
+        cache: where other processes leave captures, if anywhere.
     """
 
-    def __init__(self, *, max_sessions: int = MAX_SESSIONS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_sessions: int = MAX_SESSIONS,
+        max_bytes: int = MAX_BYTES,
+        cache: CaptureCache | None = None,
+    ) -> None:
+        self._cache = cache
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._captures: OrderedDict[_Run, Capture] = OrderedDict()
         self._max_sessions = max_sessions
@@ -63,10 +72,11 @@ class CapturePool:
         plan = plan.resolved(session.stages)
         if is_fresh:
             return record(session, inputs, plan)
-        key = (session.identity().digest, inputs.digest, plan.decode_steps, plan.positions)
+        key = (session.identity().digest, inputs.digest, plan.decode_steps, plan.chosen)
         known = self._captures.get(key)
         if known is None or not known.plan.covers(plan):
-            known = record(session, inputs, known.plan.union(plan) if known else plan)
+            make = self._cache.capture if self._cache else record
+            known = make(session, inputs, known.plan.union(plan) if known else plan)
             self._captures[key] = known
             self._shrink()
         self._captures.move_to_end(key)

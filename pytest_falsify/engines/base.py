@@ -43,7 +43,8 @@ class Session(Protocol):
     """One loaded model on one device.
 
     A session that honours forced tokens or chosen positions names them in ``understands``, a set of
-    ``forced`` and ``positions``; of the others neither is ever asked.
+    ``forced`` and ``positions``; of the others neither is ever asked. One whose identity covers all
+    that decides its numbers says ``is_identity_complete``: its captures may outlive a test run.
     """
 
     @property
