@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "command": "pytest_falsify.engines.command:CommandEngine",
     "disaggregated": "pytest_falsify.disaggregation.engine:DisaggregatedEngine",
+    "llama.cpp": "pytest_falsify.engines.llama_cpp:LlamaCppEngine",
     "python": "pytest_falsify.engines.python:PythonEngine",
     "recorded": "pytest_falsify.engines.recorded:RecordedEngine",
     "transformers": "pytest_falsify.engines.transformers:TransformersEngine",
