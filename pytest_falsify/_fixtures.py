@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_falsify._maker import CaptureMaker
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.captures.pool import CapturePool
-    from pytest_falsify.checks.base import Captures
+    from pytest_falsify.checks.base import Captures, Request
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.inside import Sessions
     from pytest_falsify.compare.comparison import Comparison
@@ -114,8 +114,9 @@ def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMak
     if claim is None:
         msg = "`falsify_captures` serves falsifiers only"
         raise ContractError(msg, remedy="use `falsify_capture` in an ordinary test")
-    captures = {
-        each: falsify_capture(
+    captures: dict[Request, Capture] = {}
+    for each in check(claim.check.kind).requests(claim):
+        captures[each] = falsify_capture(
             each.capture,
             each.input,
             stages=each.plan.stages,
@@ -123,10 +124,10 @@ def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMak
             decode_steps=each.plan.decode_steps,
             positions=each.plan.positions,
             needs_answer=each.plan.needs_answer,
+            has_transfer=each.plan.has_transfer,
             is_fresh=each.is_fresh,
+            **(each.variant.of(captures) if each.variant else {}),
         )
-        for each in check(claim.check.kind).requests(claim)
-    }
     return aligned_captures(claim, captures)
 
 

@@ -16,7 +16,7 @@ from pytest_falsify.captures.record import record
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
-from pytest_falsify.stages.vocabulary import canonical
+from pytest_falsify.stages.vocabulary import TRANSFER, canonical
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,7 @@ class CaptureMaker:
         options: Mapping[str, Any] | None = None,
         prefilled: int | None = None,
         resumes: Capture | None = None,
+        sent: bool = False,
     ) -> Capture:
         """Run the model and return what was seen.
 
@@ -74,7 +75,8 @@ class CaptureMaker:
             is_fresh: run the model anew instead of sharing a capture at hand.
             options: engine options over those of the capture.
             prefilled: how many tokens are prefilled; each one after them is fed to a decode step.
-            resumes: a capture whose cache, as it arrived, the run decodes from: no prefill.
+            resumes: a capture whose cache the run decodes from, without a prefill.
+            sent: the cache as it was sent, and not as it arrived.
 
         Raises:
             FalsifyError: when it could not be made. What is absent here skips the test.
@@ -95,7 +97,8 @@ class CaptureMaker:
             if resumes is not None:
                 from pytest_falsify.disaggregation.resumed import Resumed
 
-                return record(Resumed(session=session, after=resumes), fed, plan)
+                step = 0 if sent else TRANSFER
+                return record(Resumed(session=session, after=resumes, step=step), fed, plan)
             return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
         except Blocked as error:
             pytest.skip(error.one_line)

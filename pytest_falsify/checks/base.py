@@ -25,13 +25,15 @@ class Variant:
         prefilled: how many tokens of the input are prefilled; each one after them is fed to a
             decode step. None: all are prefilled.
         forced_by: the request whose greedy tokens the decode steps are fed.
-        resumes: the request whose cache, as it arrived, the run decodes from.
+        resumes: the request whose cache the run decodes from.
+        sent: the cache as it was sent, and not as it arrived.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prefilled: int | None = None
     forced_by: Request | None = None
     resumes: Request | None = None
+    sent: bool = False
 
     def of(self, captures: Captures) -> dict[str, Any]:
         """Return what a maker of captures is to be told beyond the contract.
@@ -45,6 +47,7 @@ class Variant:
             "prefilled": self.prefilled,
             "forced": forced,
             "resumes": captures[self.resumes] if self.resumes else None,
+            "sent": self.sent or None,
         }
         return {name: value for name, value in told.items() if value not in ({}, None, ())}
 
@@ -126,6 +129,15 @@ CAPTURE_NAME: Mapping[str, Any] = {
     "type": "string",
     "description": "the name of a capture of this contract",
 }
+INPUTS: Mapping[str, Any] = {
+    "description": "the inputs to try; all of the contract's by default",
+    "type": "array",
+    "items": {"type": "string"},
+    "minItems": 1,
+    "uniqueItems": True,
+}
+ANSWERS: Mapping[str, Any] = {"subject": CAPTURE_NAME, "oracle": CAPTURE_NAME, "inputs": INPUTS}
+"""The parameters of a check that compares what two runs answer, and looks at no stage."""
 OBSERVED: Mapping[str, Any] = {
     "stages": {
         "description": "the stages to observe, in any order, or `all` that the engine can show",
@@ -155,13 +167,7 @@ OBSERVED: Mapping[str, Any] = {
             {"type": "array", "items": {"type": "integer"}, "minItems": 1, "uniqueItems": True},
         ],
     },
-    "inputs": {
-        "description": "the inputs to try; all of the contract's by default",
-        "type": "array",
-        "items": {"type": "string"},
-        "minItems": 1,
-        "uniqueItems": True,
-    },
+    "inputs": INPUTS,
 }
 PAIR: Mapping[str, Any] = {
     "subject": CAPTURE_NAME,

@@ -30,11 +30,13 @@ class Resumed:
 
     Attributes:
         session: whose model decodes.
-        after: the capture; its sites of the step ``transfer`` are the cache.
+        after: the capture.
+        step: which of its caches: what arrived (``TRANSFER``), or what was sent (0).
     """
 
     session: Session
     after: Capture
+    step: int = TRANSFER
     understands: ClassVar[frozenset[str]] = frozenset({"forced"})
 
     @property
@@ -50,7 +52,7 @@ class Resumed:
     def identity(self) -> Identity:
         """Return what runs here, and whose cache it starts from."""
         own = self.session.identity()
-        settings = {**own.settings, "resumes": self.after.identity.digest}
+        settings = {**own.settings, "resumes": [self.step, self.after.identity.digest]}
         return replace(own, settings=settings)
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -96,7 +98,7 @@ class Resumed:
         )
 
     def _half(self, layer: int, kind: str) -> torch.Tensor:
-        site = Site(TRANSFER, layer, KINDS[kind])
+        site = Site(self.step, layer, KINDS[kind])
         tensor = self.after.tensors.get(site)
         if tensor is None:
             msg = f"the capture to resume has no {site}"
