@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pytest_falsify.ledger.block import with_known
 from pytest_falsify.ledger.status import Status, judge
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class _Case:
         if self.after is None:
             yield self._denial(Rule.ABSENT, None, "is not in the ledger")
             return
-        status, because = judge(self.after)
+        status, because = judge(with_known(self.after, self.facts.known))
         if self.after.entry != self.facts.entry:
             words = f"was changed after the ledger said {status.value}"
             yield self._denial(Rule.ABSENT, status, words)

@@ -46,10 +46,7 @@ ERRORS = {errors!r}
 def falsify_capture(request):
     error = ERRORS.get(request.node.claim.falsifier.id, 0.0)
 
-    def make(
-        capture, inputs, *, stages=None, layers=None, decode_steps=0, positions=None,
-        needs_answer=True, is_fresh=False,
-    ):
+    def make(capture, inputs, **asked):
         if error == "crash":
             os._exit(7)
         if error == "blocked":
