@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.capture import CapturedTensor
+from pytest_falsify.captures.manifest import runs
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ class Member:
             return part, positions
         import torch
 
-        chosen = torch.tensor(self.chosen, device=part.device)
-        return part.index_select(axis, chosen), tuple(positions[each] for each in self.chosen)
+        # Slices, for an index would have to be brought to the device, which waits for it.
+        slices = [part.narrow(axis, first, end - first) for first, end in runs(self.chosen)]
+        kept = slices[0] if len(slices) == 1 else torch.cat(slices, dim=axis)
+        return kept, tuple(positions[each] for each in self.chosen)
 
 
 @dataclass(frozen=True, slots=True)
