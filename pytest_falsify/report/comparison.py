@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.compare.noise import Judgement
+from pytest_falsify.report.table import aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from pytest_falsify.checks.verdict import Judged
     from pytest_falsify.compare.comparison import SiteComparison
@@ -39,7 +40,7 @@ def comparison_table(judged: Judged, *, is_full: bool) -> list[str]:
     marks = [" ", *(">" if first is not None and each is sites[first] else " " for each in shown)]
     what = "floor" if noise and not judged.violations else "limits"
     lines = [f"  input `{judged.label}`: {len(beyond)} of {len(sites)} sites beyond their {what}"]
-    lines += [f"  {mark} {line}" for mark, line in zip(marks, _aligned(cells), strict=True)]
+    lines += [f"  {mark} {line}" for mark, line in zip(marks, aligned(cells, LEFT), strict=True)]
     if len(shown) < len(sites):
         lines.append(f"    ... {len(sites) - len(shown)} more sites with -v")
     if judged.advice:
@@ -117,14 +118,3 @@ def _is_finite(value: float) -> bool:
 
 def _place(position: Mapping[str, int]) -> str:
     return ",".join(f"{axis}={index}" for axis, index in position.items())
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    header = rows[0]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if name in LEFT else cell.rjust(width)
-            for name, cell, width in zip(header, row, widths, strict=True)
-        ]
-        yield "  ".join(cells).rstrip()

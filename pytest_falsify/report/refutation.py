@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_falsify.report.chain import chain_table
 from pytest_falsify.report.comparison import beyond_of, comparison_table
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def render_refutation(
     for judged in verdict.judged:
         if beyond_of(judged):
             lines += ["", *comparison_table(judged, is_full=is_full)]
+    for label, chain in verdict.chains.items():
+        lines += ["", f"  input `{label}`, {len(chain.guilty)} of {len(chain.links)} guilty:"]
+        lines += [f"  {line}" for line in chain_table(chain, is_full=is_full)]
     lines += ["", f"  again:     {command}"]
     return "\n".join(lines)
 
