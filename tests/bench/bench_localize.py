@@ -33,21 +33,24 @@ from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.record import record
 from pytest_falsify.compare.comparison import compare_captures
-from pytest_falsify.localize.budget import within_budget
+from pytest_falsify.localize.budget import Zoomed, stream_plan, zoom
 from pytest_falsify.localize.chain import build
 from pytest_falsify.localize.evaluation import Evaluator
 from pytest_falsify.localize.naming import name_fault
-from pytest_falsify.stages.vocabulary import Site
 
 if TYPE_CHECKING:
     from localize_faults import Fault
+    from localize_subject import Operation
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.localize.chain import Chain
+    from pytest_falsify.stages.vocabulary import Site
 
 REGIMES = {"float32": "float32", "bfloat16": "bfloat16", "int8": "float32", "int4": "float32"}
 NOISES = ("float32", "bfloat16", "quantised")
 TOKENS = 32
+TWO_FAULTS = 0.1
+"""The part of the cases that have a second fault, independent of the first."""
 VISIBLE, COSINE = 3.0, 0.999
 
 
@@ -92,7 +95,7 @@ class Case:
 
     family: str
     regime: str
-    fault: Fault
+    faults: tuple[Fault, ...]
     truth: frozenset[Site]
     visibility: float
     guilty: frozenset[Site]
@@ -105,6 +108,14 @@ class Case:
     bytes_part: float
 
     @property
+    def fault(self) -> str:
+        return " + ".join(each.name for each in self.faults)
+
+    @property
+    def expected_names(self) -> frozenset[str]:
+        return frozenset(name for each in self.faults for name in each.names)
+
+    @property
     def is_visible(self) -> bool:
         return self.visibility >= VISIBLE
 
@@ -114,7 +125,7 @@ class Case:
             for each in ("truth", "guilty", "undecided")
         }
         return (
-            f"{self.family} {self.regime} {self.fault.name} ({self.visibility:.1f} floors): "
+            f"{self.family} {self.regime} {self.fault} ({self.visibility:.1f} floors): "
             f"is {told['truth']}; blamed {told['guilty'] or 'nothing'}"
             + (f"; undecided {told['undecided']}" if told["undecided"] else "")
         )
@@ -129,20 +140,15 @@ def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
     random = np.random.default_rng(seed)
     here = setting(family, regime_of(noise, random))
     engine = PlainEngine(model=here.model, style=int(random.integers(32)))
-    layer = int(random.integers(engine.layer_count))
-    operations = fault.make(
-        Choice(
-            config=here.model.config,
-            layer=layer,
-            stages=engine.stages,
-            operations=engine.operations,
-            random=random,
-        )
-    )
-    if operations is None:
+    faults = [fault]
+    if random.random() < TWO_FAULTS:
+        faults.append(FAULTS[int(random.integers(len(FAULTS)))])
+    made: dict[tuple[int | None, str], Operation] = {}
+    for each in faults:
+        made |= operations_of(each, engine, random)
+    if not made:
         return None
-    where = None if fault.outside else layer
-    engine.faults = {(where, stage): each for stage, each in operations.items()}
+    engine.faults = made
     inputs = tokens_of(family, random)
     subject = record(engine, inputs, Plan(stages=engine.stages))
     chain = build(here.evaluator, subject)
@@ -150,12 +156,12 @@ def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
     visibility = min(effect / floors[site] for site, effect in engine.effects.items())
     found = [name_fault(here.evaluator, subject, each.site) for each in chain.guilty]
     first, drop = habits(subject, oracle_capture(family, inputs))
-    zoomed = within_budget(here.evaluator, engine, inputs)
+    zoomed = zoomed_into(here.evaluator, engine, inputs)
     return Case(
         family=family,
         regime=here.regime,
-        fault=fault,
-        truth=frozenset(Site(0, where, stage) for stage in operations),
+        faults=tuple(faults),
+        truth=frozenset(engine.effects),
         visibility=visibility,
         guilty=frozenset(each.site for each in chain.guilty),
         undecided=frozenset(each.site for each in chain.undecided),
@@ -166,6 +172,26 @@ def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
         forwards=zoomed.forwards,
         bytes_part=zoomed.nbytes / subject.nbytes,
     )
+
+
+def operations_of(
+    fault: Fault, engine: PlainEngine, random: np.random.Generator
+) -> dict[tuple[int | None, str], Operation]:
+    """Return the operations of a fault in a random layer; none where it cannot be."""
+    layer = int(random.integers(engine.layer_count))
+    choice = Choice(
+        config=engine.model.config,
+        layer=layer,
+        stages=engine.stages,
+        operations=engine.operations,
+        random=random,
+    )
+    where = None if fault.outside else layer
+    return {(where, stage): each for stage, each in (fault.make(choice) or {}).items()}
+
+
+def zoomed_into(evaluator: Evaluator, engine: PlainEngine, inputs: TokenInputs) -> Zoomed:
+    return zoom(evaluator, engine, record(engine, inputs, stream_plan(engine)))
 
 
 def oracle_capture(family: str, inputs: TokenInputs) -> Capture:
@@ -189,7 +215,7 @@ def honest(family: str, noise: str, seed: int) -> tuple[str, Chain, Chain]:
     engine = PlainEngine(model=here.model, style=int(random.integers(32)))
     inputs = tokens_of(family, random)
     subject = record(engine, inputs, Plan(stages=engine.stages))
-    zoomed = within_budget(here.evaluator, engine, inputs)
+    zoomed = zoomed_into(here.evaluator, engine, inputs)
     return f"{family} {here.regime}", build(here.evaluator, subject), zoomed.chain
 
 
@@ -211,8 +237,9 @@ def share(part: int, whole: int) -> str:
 def tell(cases: list[Case]) -> None:
     seen = [each for each in cases if each.is_visible]
     unseen = [each for each in cases if not each.is_visible]
+    kinds = {one.name for each in cases for one in each.faults}
     print(
-        f"\n{len(cases)} faulty runs, {len({each.fault.name for each in cases})} kinds of fault;"
+        f"\n{len(cases)} faulty runs, {len(kinds)} kinds of fault;"
         f" {len(seen)} have an effect of at least {VISIBLE:g} floors and count below\n"
     )
     print(f"{'':34}{'exact site':>20}{'right layer':>20}")
@@ -248,10 +275,10 @@ def tell(cases: list[Case]) -> None:
             if (part := [each for each in seen if each.family == family])
         )
     )
-    known = [each for each in seen if each.fault.names]
-    right = [each for each in known if set(each.names) <= set(each.fault.names) and each.names]
+    known = [each for each in seen if all(one.names for one in each.faults)]
+    right = [each for each in known if each.names and each.expected_names.issuperset(each.names)]
     print(f"fault named, of those in the table: {share(len(right), len(known)).strip()}")
-    other = [each for each in seen if not each.fault.names]
+    other = [each for each in seen if not any(one.names for one in each.faults)]
     silent = [each for each in other if set(each.names) <= {"none"}]
     print(
         f"faults outside the table that were given no name: "
@@ -278,7 +305,7 @@ def tell(cases: list[Case]) -> None:
     print("\nnamed otherwise:")
     for (fault, names), count in sorted(
         Counter(
-            (each.fault.name, " + ".join(each.names) or "nothing")
+            (each.fault, " + ".join(each.names) or "nothing")
             for each in seen
             if each not in right and each not in silent
         ).items()

@@ -495,7 +495,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="heads merged", make=_merged_heads, names=("transpose",)),
     Fault(name="token shift", make=_token_shift, names=("token shift",)),
     Fault(name="token lost", make=_token_lost, names=("token shift",), outside=True),
-    Fault(name="BOS", make=_bos, names=("token shift",), outside=True),
+    Fault(name="BOS", make=_bos, names=("first token",), outside=True),
     Fault(name="padding", make=_padding, names=("padding",)),
     Fault(name="scale", make=_scale, names=("scale",)),
     Fault(name="score scale", make=_score_scale, names=("scale",)),

@@ -97,6 +97,26 @@ def _first_twice(value: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.cat([value.narrow(axis, 0, 1), value.narrow(axis, 0, tokens - 1)], dim=axis)
 
 
+def _first_tokens(_trial: Trial) -> Variants:
+    """Yield other tokens at the beginning: the one whose row the subject shows there."""
+    yield "a token put before all", lambda trial: _begun(trial, shift=1)
+    yield "the first token replaced", lambda trial: _begun(trial, shift=0)
+    yield "the first token lost", lambda trial: trial.expected.roll(-1, 0)
+
+
+def _begun(trial: Trial, *, shift: int) -> torch.Tensor:
+    """Return the embedding with the known row nearest to the subject's first row before it."""
+    import torch
+
+    table = trial.modules[0](
+        torch.arange(len(trial.modules[0].weight), device=trial.expected.device)
+    )
+    nearest = (table - trial.observed[:1]).square().sum(-1).argmin()
+    return torch.cat(
+        [table[nearest][None], trial.expected[1 - shift : len(trial.expected) - shift]]
+    )
+
+
 def _transposes(_trial: Trial) -> Variants:
     """Yield tensors whose values were written in one order of axes and read in another."""
     yield "tokens and channels", lambda trial: _read_as(trial.expected, 0, -1)
@@ -141,6 +161,7 @@ def _exchanged(trial: Trial) -> Variants:
 LAYOUT = (
     Hypothesis(name="head order", stages=HEADS, variants=_head_orders),
     Hypothesis(name="token shift", stages=frozenset(), variants=_token_shifts),
+    Hypothesis(name="first token", stages=frozenset({"embedding"}), variants=_first_tokens),
     Hypothesis(name="transpose", stages=frozenset(), variants=_transposes),
     Hypothesis(name="q/k/v order", stages=QKV, variants=_parts),
     Hypothesis(name="gate and up", stages=frozenset(EXCHANGED), variants=_exchanged),

@@ -120,12 +120,13 @@ def _bases(trial: Trial) -> Variants:
 
 
 def _base(trial: Trial) -> float:
-    parameters = getattr(trial.graph.model.config, "rope_parameters", None) or {}
-    nested = [each for each in parameters.values() if isinstance(each, dict)]
-    for each in (parameters, *nested):
-        if "rope_theta" in each:
-            return float(each["rope_theta"])
-    return BASES[0]
+    """Return the base of the site's layer: some families have one for each kind of layer."""
+    config = trial.graph.model.config
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" not in parameters and trial.site.layer is not None:
+        kinds = getattr(config, "layer_types", None) or ()
+        parameters = parameters.get(kinds[trial.site.layer], {}) if kinds else {}
+    return float(parameters.get("rope_theta", BASES[0]))
 
 
 def _based(base: float) -> Compute:
