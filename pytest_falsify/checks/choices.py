@@ -10,8 +10,8 @@ import numpy as np
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.answers import has_nonfinite
 from pytest_falsify.checks.base import (
+    ANSWERS,
     CAPTURE_NAME,
-    OBSERVED,
     Captures,
     Compare,
     Request,
@@ -19,9 +19,8 @@ from pytest_falsify.checks.base import (
     control_requests,
     pairs,
 )
-from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
+from pytest_falsify.checks.verdict import Verdict, held, inconclusive, refuted
 from pytest_falsify.compare.tokens import SIGMAS, Change, Choice, top_changes
-from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
 
+FEW = 5
 NOISE: Mapping[str, Any] = {
     "description": "the control whose error against the oracle is the noise of each token",
     "type": "object",
@@ -50,14 +50,17 @@ class TopK:
 
     kind: ClassVar[str] = "topk"
     parameters: ClassVar[Mapping[str, Any]] = {
-        "subject": CAPTURE_NAME,
-        "oracle": CAPTURE_NAME,
+        **ANSWERS,
         "noise": NOISE,
-        "k": {"type": "integer", "minimum": 1, "maximum": 1000},
-        "inputs": OBSERVED["inputs"],
+        "k": {
+            "description": f"how many of the best tokens are compared, in any order; {FEW}",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 1000,
+        },
     }
     required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
-    k: ClassVar[int] = 5
+    k: ClassVar[int] = FEW
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for the logits of the prefill on every input; no stage is observed."""
@@ -92,17 +95,11 @@ class TopK:
         }
         if flips:
             name, worst = flips[0]
-            return Verdict(
-                outcome=Outcome.REFUTED,
-                reasons=(_told(name, worst, len(flips)),),
-                observed=observed,
-                coverage=coverage(captures.values()),
-            )
-        return Verdict(
-            outcome=Outcome.HELD,
-            reasons=(f"the {self._k(claim)} best of {tokens} tokens agree, {ties} within noise",),
+            return refuted([_told(name, worst, len(flips))], captures, observed=observed)
+        return held(
+            f"the {self._k(claim)} best of {tokens} tokens agree, {ties} within noise",
+            captures,
             observed=observed,
-            coverage=coverage(captures.values()),
             faults=self._plant(claim, captures),
         )
 

@@ -14,7 +14,7 @@ from pytest_falsify.checks.base import (
     by_input,
 )
 from pytest_falsify.checks.identical import bitwise_verdict
-from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
+from pytest_falsify.checks.verdict import Verdict, inconclusive, refuted
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
@@ -68,10 +68,9 @@ class Deterministic:
         for label, other, first in repeated:
             step = differing_step(other, first)
             if step is not None:
-                return Verdict(
-                    outcome=Outcome.REFUTED,
-                    reasons=(f"{label}: the logits of step {step} are not the first run's",),
+                return refuted(
+                    [f"{label}: the logits of step {step} are not the first run's"],
+                    captures,
                     observed={"repeatable": False, "step": step},
-                    coverage=coverage(captures.values()),
                 )
         return verdict

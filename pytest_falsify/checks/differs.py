@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.checks.base import PAIR, Captures, Compare, Request, by_input, pairs
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
-    coverage,
     finite,
+    held,
     inconclusive,
     nothing_compared,
+    refuted,
 )
-from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.compare.comparison import SiteComparison
 
 
 class Differs:
@@ -42,9 +45,10 @@ class Differs:
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Look for a site that is the same."""
         by = claim.parameter("by", 0)
+        runs = by_input(captures)
         judged = tuple(
-            Judged(label=name, comparison=compare(runs["subject", 0], runs["oracle", 0]))
-            for name, runs in by_input(captures).items()
+            Judged(label=name, comparison=compare(each["subject", 0], each["oracle", 0]))
+            for name, each in runs.items()
         )
         if reason := nothing_compared(judged):
             return inconclusive(reason, judged)
@@ -52,26 +56,28 @@ class Differs:
         if not all(site.total.is_sound for site in sites):
             return inconclusive("a capture is not finite: garbage differs from anything", judged)
         least = min(sites, key=lambda each: each.total.rel_l2)
-        same = [
-            each
-            for each in sites
-            if each.total.is_bit_equal or (by > 0 and each.total.rel_l2 <= by)
-        ]
         observed = {"least": {"site": str(least.site), "rel_l2": finite(least.total.rel_l2)}}
-        seen = coverage(captures.values())
-        if same:
-            reason = f"{same[0].site} differs by {same[0].total.rel_l2:.3g}, no more than {by:g}"
-            return Verdict(
-                outcome=Outcome.REFUTED,
-                reasons=(reason,),
-                observed=observed,
-                coverage=seen,
-                judged=judged,
-            )
-        return Verdict(
-            outcome=Outcome.HELD,
-            reasons=(f"{len(sites)} sites differ by more than {by:g}",),
-            observed=observed,
-            coverage=seen,
-            judged=judged,
-        )
+        if same := next((each for each in sites if _is_near(each, by)), None):
+            reason = f"{same.site} differs by {same.total.rel_l2:.3g}, no more than {by:g}"
+            return refuted([reason], captures, observed=observed, judged=judged)
+        reason = f"{len(sites)} sites differ by more than {by:g}"
+        faults = _plant(runs.values(), compare, by)
+        return held(reason, captures, observed=observed, faults=faults, judged=judged)
+
+
+def _is_near(site: SiteComparison, by: float) -> bool:
+    return site.total.is_bit_equal or (by > 0 and site.total.rel_l2 <= by)
+
+
+def _plant(
+    runs: Iterable[Mapping[tuple[str, int], Capture]], compare: Compare, by: float
+) -> dict[str, int]:
+    """Plant the oracle's own tensor at one site after the other; each must be found too near."""
+    planted = caught = 0
+    for each in runs:
+        both = each["subject", 0], each["oracle", 0]
+        for site, tensor in both[1].tensors.items():
+            sides = (replace(side, tensors={site: tensor}, missing=()) for side in both)
+            planted += 1
+            caught += any(_is_near(found, by) for found in compare(*sides).sites)
+    return {"planted": planted, "caught": caught}

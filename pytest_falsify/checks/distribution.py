@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from math import inf, log
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.base import (
-    CAPTURE_NAME,
-    OBSERVED,
+    ANSWERS,
     Captures,
     Compare,
     Request,
     by_input,
     pairs,
 )
-from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusive
+from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted
 from pytest_falsify.compare.distribution import js_divergence, kl_divergence, top_k_divergence
 from pytest_falsify.errors import AlignmentError
-from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,15 +32,21 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-BOUND: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "mean": {"type": "number", "minimum": 0},
-        "max": {"type": "number", "minimum": 0},
-    },
-    "additionalProperties": False,
-    "minProperties": 1,
-}
+MOST_JS = log(2)
+"""No two distributions are farther apart: a bound that is not below it cannot fail."""
+
+
+def _below(most: float) -> Mapping[str, Any]:
+    limit = {"type": "number", "minimum": 0} | ({"exclusiveMaximum": most} if most < inf else {})
+    return {
+        "type": "object",
+        "properties": {"mean": limit, "max": limit},
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+
+
+BOUND = _below(inf)
 
 
 class Distribution:
@@ -49,14 +54,13 @@ class Distribution:
 
     kind: ClassVar[str] = "distribution"
     parameters: ClassVar[Mapping[str, Any]] = {
-        "subject": CAPTURE_NAME,
-        "oracle": CAPTURE_NAME,
+        **ANSWERS,
         "expect": {
             "description": "bounds in nats: over the mean of all tokens, and over the worst one",
             "type": "object",
             "properties": {
                 "kl": BOUND,
-                "js": BOUND,
+                "js": _below(MOST_JS),
                 "top_k": {
                     **BOUND,
                     "properties": {**BOUND["properties"], "k": {"type": "integer", "minimum": 1}},
@@ -67,7 +71,6 @@ class Distribution:
             "additionalProperties": False,
             "minProperties": 1,
         },
-        "inputs": OBSERVED["inputs"],
     }
     required: ClassVar[tuple[str, ...]] = ("subject", "oracle", "expect")
 
@@ -87,13 +90,10 @@ class Distribution:
             for name, each in found.items()
         }
         broken = list(_broken(found, expect))
-        return Verdict(
-            outcome=Outcome.REFUTED if broken else Outcome.HELD,
-            reasons=tuple(broken) or (f"{_tokens(found)} tokens are within their bounds",),
-            observed=observed,
-            coverage=coverage(captures.values()),
-            faults=None if broken else _plant(both, expect),
-        )
+        if broken:
+            return refuted(broken, captures, observed=observed)
+        reason = f"{_tokens(found)} tokens are within their bounds"
+        return held(reason, captures, observed=observed, faults=_plant(both, expect))
 
 
 def _divergences(

@@ -9,13 +9,13 @@ from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
-    coverage,
+    held,
     inconclusive,
     nothing_compared,
+    refuted,
     worst,
 )
-from pytest_falsify.compare.limits import Violation, parse_limits, violations
-from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.compare.limits import Violation, parse_limits, smallest_passing, violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pytest_falsify.compare.comparison import Comparison
 
 BITS = parse_limits({"mismatched": {"max": 0}})
+TIGHTEST = parse_limits({"rel_l2": {"max": 0}, "worst_row": {"max": 0}})
+"""The limits for which the smallest that would pass are told."""
 
 
 class Identical:
@@ -64,39 +66,28 @@ def bitwise_verdict(
         whose: whose bits they must be, in words.
         fact: what equality is recorded as; only ``bit_equal`` says that it is the oracle's.
     """
-    judged = tuple(_judged(label, compare(one, other)) for label, one, other in labelled)
+    judged = tuple(bitwise(label, compare(one, other)) for label, one, other in labelled)
     broken = [each for one in judged for each in one.violations]
     if not broken and (reason := nothing_compared(judged)):
         return inconclusive(reason, judged)
     observed = {fact: not broken, "worst": worst(judged)}
-    seen = coverage(captures.values())
     if broken:
         count = len({each.site for each in broken})
         reason = f"{broken[0].site} is the first of {count} sites whose bits are not {whose}"
-        return Verdict(
-            outcome=Outcome.REFUTED,
-            reasons=(reason,),
-            observed=observed,
-            coverage=seen,
-            judged=judged,
-        )
-    return Verdict(
-        outcome=Outcome.HELD,
-        reasons=(f"every bit is {whose}",),
-        observed=observed,
-        coverage=seen,
-        faults=plant(
-            Pair(subject=one, oracle=other, compare=compare, refutes=_differs)
-            for _, one, other in labelled
-        ),
-        judged=judged,
+        return refuted([reason], captures, observed=observed, judged=judged)
+    faults = plant(
+        Pair(subject=one, oracle=other, compare=compare, refutes=_differs)
+        for _, one, other in labelled
     )
+    return held(f"every bit is {whose}", captures, observed=observed, faults=faults, judged=judged)
 
 
-def _judged(label: str, comparison: Comparison) -> Judged:
+def bitwise(label: str, comparison: Comparison) -> Judged:
+    """Mark every site that has other bits, with the limits of its error that would have passed."""
     broken = (*violations(comparison, BITS), *_other_dtypes(comparison))
     in_order = sorted(broken, key=lambda each: each.site.causal_key)
-    return Judged(label=label, comparison=comparison, violations=tuple(in_order))
+    advice = str(smallest_passing(comparison, TIGHTEST)) if broken else ""
+    return Judged(label=label, comparison=comparison, violations=tuple(in_order), advice=advice)
 
 
 def _other_dtypes(comparison: Comparison) -> Iterator[Violation]:

@@ -5,7 +5,7 @@ How near is measured by a control (``noise:``), stated by limits (``expect:``), 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
@@ -18,32 +18,19 @@ from pytest_falsify.checks.base import (
     pairs,
 )
 from pytest_falsify.checks.planting import Pair, plant
-from pytest_falsify.checks.verdict import (
-    Judged,
-    Verdict,
-    coverage,
-    finite,
-    inconclusive,
-    nothing_compared,
-    worst,
-)
+from pytest_falsify.checks.rule import Rule, conclusion, is_estimated, is_measured
+from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted, worst
 from pytest_falsify.compare.comparison import counting
-from pytest_falsify.compare.limits import (
-    LIMITS_SCHEMA,
-    Limits,
-    parse_limits,
-    smallest_passing,
-    violations,
-)
-from pytest_falsify.compare.noise import RATIO, ROW_RATIO, Judgement, SiteNoise, judge_noise
+from pytest_falsify.compare.limits import LIMITS_SCHEMA, Limits, parse_limits
+from pytest_falsify.compare.noise import RATIO, ROW_RATIO
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
-    from pytest_falsify.compare.comparison import Comparison
+    from pytest_falsify.checks.verdict import Judged
 
 POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 NOISE: Mapping[str, Any] = {
@@ -74,130 +61,65 @@ class Parity:
 
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Hold every site against its limits and its floor."""
-        rules = {name: _Rule.of(claim, runs, compare) for name, runs in by_input(captures).items()}
-        judged = tuple(rule.judged(name) for name, rule in rules.items())
-        outcome, reason = _conclusion(judged)
-        lack = nothing_compared(judged)
-        if lack and outcome is not Outcome.REFUTED:
-            return inconclusive(lack, judged)
-        is_held = outcome is Outcome.HELD
-        return Verdict(
-            outcome=outcome,
-            reasons=(reason,),
-            observed=_observed(judged),
-            coverage=coverage(captures.values()),
-            faults=plant(rule.pair() for rule in rules.values()) if is_held else None,
-            judged=judged,
-        )
+        expect = claim.parameter("expect")
+        limits = parse_limits(expect) if expect else None
+        compare = counting(compare, limits.tolerances if limits else ())
+        found = [
+            _Tried.of(claim, name, runs, limits, compare)
+            for name, runs in by_input(captures).items()
+        ]
+        judged = tuple(each.judged for each in found)
+        outcome, reason = conclusion(judged)
+        observed = _observed(judged)
+        if outcome is Outcome.REFUTED:
+            return refuted([reason], captures, observed=observed, judged=judged)
+        if outcome is Outcome.INCONCLUSIVE:
+            return inconclusive(reason, judged)
+        faults = plant(each.pair for each in found)
+        return held(reason, captures, observed=observed, faults=faults, judged=judged)
 
 
-class _Rule:
-    """What one input's subject is held against."""
+class _Tried(NamedTuple):
+    """One input: what was found, and what faults are planted in."""
 
-    def __init__(
-        self,
-        captures: tuple[Capture, Capture, Capture | None],
-        compare: Compare,
-        limits: Limits | None,
-        noise: Mapping[str, Any],
-    ) -> None:
-        self._subject, self._oracle, control = captures
-        self._compare = counting(compare, limits.tolerances) if limits else compare
-        self._limits = limits
-        self._ratios = {key: value for key, value in noise.items() if key != "control"}
-        self._control = compare(control, self._oracle) if control is not None else None
+    judged: Judged
+    pair: Pair
 
     @classmethod
-    def of(cls, claim: Claim, runs: Mapping[tuple[str, int], Capture], compare: Compare) -> _Rule:
-        """Return the rule of a claim for the captures of one input."""
-        expect = claim.parameter("expect")
-        captures = (runs["subject", 0], runs["oracle", 0], runs.get(("control", 0)))
-        limits = parse_limits(expect) if expect else None
-        return cls(captures, compare, limits, claim.parameter("noise", {}))
-
-    def judged(self, label: str) -> Judged:
-        """Compare the subject and mark what is beyond."""
-        comparison = self._compare(self._subject, self._oracle)
-        broken = violations(comparison, self._limits) if self._limits else ()
-        advice = smallest_passing(comparison, self._limits) if self._limits and broken else ""
-        return Judged(
-            label=label,
-            comparison=comparison,
-            violations=broken,
-            noise=self._noise(comparison),
-            advice=str(advice),
+    def of(
+        cls,
+        claim: Claim,
+        name: str,
+        runs: Mapping[tuple[str, int], Capture],
+        limits: Limits | None,
+        compare: Compare,
+    ) -> _Tried:
+        subject, oracle = runs["subject", 0], runs["oracle", 0]
+        control = runs.get(("control", 0))
+        ratios = dict(claim.parameter("noise", {}))
+        ratios.pop("control", None)
+        rule = Rule(
+            limits=limits,
+            control=None if control is None else compare(control, oracle),
+            ratios=ratios,
         )
-
-    def _noise(self, comparison: Comparison) -> tuple[SiteNoise, ...]:
-        return judge_noise(comparison, self._control, **self._ratios) if self._control else ()
-
-    def refutes(self, comparison: Comparison) -> bool:
-        """Tell whether a comparison goes beyond the limits or the floor."""
-        if self._limits and violations(comparison, self._limits):
-            return True
-        return any(each.judgement is Judgement.BUG for each in self._noise(comparison))
-
-    def pair(self) -> Pair:
-        """Return what faults are planted in."""
-        return Pair(
-            subject=self._subject,
-            oracle=self._oracle,
-            compare=self._compare,
-            refutes=self.refutes,
+        return cls(
+            judged=rule.judged(name, compare(subject, oracle)),
+            pair=Pair(subject=subject, oracle=oracle, compare=compare, refutes=rule.refutes),
         )
 
 
-def _conclusion(judged: tuple[Judged, ...]) -> tuple[Outcome, str]:
-    broken = [each for one in judged for each in one.violations]
-    if broken:
-        beyond = len({each.site for each in broken})
-        return Outcome.REFUTED, f"{beyond} sites are beyond their limits; the first is {broken[0]}"
-    bugs = [each for one in judged for each in one.beyond(Judgement.BUG)]
-    if bugs:
-        beyond = len({each.site for each in bugs})
-        reason = f"{beyond} sites are beyond their floor; the first is {_told(bugs[0])}"
-        return Outcome.REFUTED, reason
-    unsure = [each for one in judged for each in one.beyond(Judgement.INCONCLUSIVE)]
-    if unsure:
-        return Outcome.INCONCLUSIVE, f"{len(unsure)} sites are undecided: {_undecided(unsure)}"
-    sites = len({site.site for one in judged for site in one.comparison.sites})
-    within = (
-        "no further from the oracle than the control" if _is_measured(judged) else "within limits"
-    )
-    estimated = ", estimated from sketches" if _is_estimated(judged) else ""
-    return Outcome.HELD, f"{sites} sites are {within}{estimated}"
-
-
-def _is_measured(judged: tuple[Judged, ...]) -> bool:
-    return any(one.noise for one in judged)
-
-
-def _is_estimated(judged: tuple[Judged, ...]) -> bool:
-    return any(site.is_estimate for one in judged for site in one.comparison.sites)
-
-
-def _told(noise: SiteNoise) -> str:
-    return f"{noise.site}: {noise.reason}"
-
-
-def _undecided(unsure: list[SiteNoise]) -> str:
-    wanted = [each.more_tokens for each in unsure if each.more_tokens is not None]
-    if not wanted:
-        return _told(unsure[0])
-    return f"{_told(unsure[0])}; about {max(wanted)} more tokens would decide all of them"
-
-
-def _observed(judged: tuple[Judged, ...]) -> dict[str, Any]:
+def _observed(judged: Sequence[Judged]) -> dict[str, Any]:
     observed: dict[str, Any] = {
         "bit_equal": all(
             site.total.is_bit_equal and not site.is_estimate
             for one in judged
             for site in one.comparison.sites
         ),
-        "calibration": "measured" if _is_measured(judged) else "uncalibrated",
+        "calibration": "measured" if is_measured(judged) else "uncalibrated",
         "worst": worst(judged),
     }
-    if _is_estimated(judged):
+    if is_estimated(judged):
         observed["estimated"] = True
     ratios = [each for one in judged for each in one.noise]
     if ratios:

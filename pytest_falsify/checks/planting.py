@@ -34,9 +34,15 @@ class Pair:
     refutes: Refutes
 
     def refutes_at(self, site: Site, tensor: CapturedTensor) -> bool:
-        """Tell whether the check refutes a subject with this tensor at this site."""
-        subject = replace(self.subject, tensors={site: tensor}, missing=())
-        oracle = replace(self.oracle, tensors={site: self.oracle.tensors[site]}, missing=())
+        """Tell whether the check refutes a subject with this tensor at this site.
+
+        It sees no other site but those that it judges together with this one: see ``pools``.
+        """
+        together = _judged_together(site, self.subject)
+        mine = {each: self.subject.tensors[each] for each in together} | {site: tensor}
+        subject = replace(self.subject, tensors=mine, missing=())
+        theirs = {each: self.oracle.tensors[each] for each in together}
+        oracle = replace(self.oracle, tensors=theirs, missing=())
         return self.refutes(self.compare(subject, oracle))
 
 
@@ -58,6 +64,17 @@ def plant(pairs: Iterable[Pair]) -> dict[str, Any]:
         "smallest_caught_in_a_row": _weakest(found, row=True),
     }
     return {**faults, "missed": missed} if missed else faults
+
+
+def _judged_together(site: Site, capture: Capture) -> Sequence[Site]:
+    """Return the decode steps of a site's stage and layer, in order, or the site alone."""
+    if site.step <= 0:
+        return [site]
+    return [
+        each
+        for each in capture.tensors
+        if each.step > 0 and (each.layer, each.stage) == (site.layer, site.stage)
+    ]
 
 
 def _plant_in(pair: Pair) -> Planted:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.answers import has_nonfinite, margin
 from pytest_falsify.checks.base import (
-    CAPTURE_NAME,
-    OBSERVED,
+    ANSWERS,
     Captures,
     Compare,
     Request,
@@ -18,7 +17,7 @@ from pytest_falsify.checks.base import (
     pairs,
 )
 from pytest_falsify.checks.choices import NOISE
-from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
+from pytest_falsify.checks.verdict import Verdict, coverage, held, inconclusive
 from pytest_falsify.compare.tokens import SIGMAS, Choice, top_changes
 from pytest_falsify.ledger.evidence import Outcome
 
@@ -36,11 +35,9 @@ class Tokens:
 
     kind: ClassVar[str] = "tokens"
     parameters: ClassVar[Mapping[str, Any]] = {
-        "subject": CAPTURE_NAME,
-        "oracle": CAPTURE_NAME,
+        **ANSWERS,
         "new_tokens": {"type": "integer", "minimum": 1, "maximum": 100_000},
         "noise": NOISE,
-        "inputs": OBSERVED["inputs"],
     }
     required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
 
@@ -60,11 +57,10 @@ class Tokens:
             margins += [margin(runs["oracle", 0], step) for step in range(wanted)]
         if not margins:
             return inconclusive("nothing was compared")
-        return Verdict(
-            outcome=Outcome.HELD,
-            reasons=(f"{wanted} greedy tokens are the oracle's",),
+        return held(
+            f"{wanted} greedy tokens are the oracle's",
+            captures,
             observed={"agreed": wanted, "smallest_margin": min(margins)},
-            coverage=coverage(captures.values()),
             faults=_plant(captures),
         )
 

@@ -17,8 +17,7 @@ from pytest_falsify.checks.base import (
     Request,
     by_input,
 )
-from pytest_falsify.checks.verdict import Verdict, coverage, inconclusive
-from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.checks.verdict import Verdict, held, inconclusive, refuted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,17 +73,15 @@ class Unobserved:
                 )
             step = differing_step(looked, bare)
             if step is not None:
-                return Verdict(
-                    outcome=Outcome.REFUTED,
-                    reasons=(f"capturing changed the logits of step {step} on {name}",),
+                return refuted(
+                    [f"capturing changed the logits of step {step} on {name}"],
+                    captures,
                     observed={"undisturbed": False, "step": step},
-                    coverage=coverage(captures.values()),
                 )
-        return Verdict(
-            outcome=Outcome.HELD,
-            reasons=("the logits are the same bits with and without capture",),
+        return held(
+            "the logits are the same bits with and without capture",
+            captures,
             observed={"undisturbed": True},
-            coverage=coverage(captures.values()),
             faults=_plant(captures),
         )
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.ledger.evidence import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.checks.base import Captures
     from pytest_falsify.compare.comparison import Comparison, SiteComparison
     from pytest_falsify.compare.limits import Violation
     from pytest_falsify.compare.noise import Judgement, SiteNoise
@@ -72,6 +73,54 @@ def nothing_compared(judged: Iterable[Judged]) -> str | None:
 def inconclusive(reason: str, judged: tuple[Judged, ...] = ()) -> Verdict:
     """Return a verdict that supports nothing, with the reason."""
     return Verdict(outcome=Outcome.INCONCLUSIVE, reasons=(reason,), judged=judged)
+
+
+def held(
+    reason: str,
+    captures: Captures,
+    *,
+    observed: Mapping[str, Any],
+    faults: Mapping[str, Any] | None,
+    judged: tuple[Judged, ...] = (),
+) -> Verdict:
+    """Return a verdict that supports the claim; a check that misses its faults says so."""
+    return Verdict(
+        outcome=Outcome.HELD,
+        reasons=(reason, *_vacuity(faults)),
+        observed=observed,
+        coverage=coverage(captures.values()),
+        faults=faults,
+        judged=judged,
+    )
+
+
+def refuted(
+    reasons: Iterable[str],
+    captures: Captures,
+    *,
+    observed: Mapping[str, Any],
+    judged: tuple[Judged, ...] = (),
+) -> Verdict:
+    """Return a verdict against the claim."""
+    return Verdict(
+        outcome=Outcome.REFUTED,
+        reasons=tuple(reasons),
+        observed=observed,
+        coverage=coverage(captures.values()),
+        judged=judged,
+    )
+
+
+def _vacuity(faults: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield why a check that held proves nothing: it misses planted faults, or none exist."""
+    if faults is None:
+        return
+    planted, caught = faults["planted"], faults["caught"]
+    if planted == 0:
+        yield "vacuous: no fault could be planted in what was captured"
+    elif caught < planted:
+        missed = f" ({', '.join(faults['missed'])})" if faults.get("missed") else ""
+        yield f"vacuous: {planted - caught} of {planted} planted faults are missed{missed}"
 
 
 def coverage(captures: Iterable[Capture]) -> dict[str, int]:

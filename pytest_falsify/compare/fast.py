@@ -193,7 +193,7 @@ def _measure_rows(
     length = x.size // floats.shape[1]
     for row in range(floats.shape[1]):
         x2 = y2 = d2 = abs_d = sum_d = xd = 0.0
-        best, place, mismatched, farthest = np.int64(-1), 0, 0, np.uint64(0)
+        best, place, mismatched, farthest = np.int64(-1), 0, np.int64(0), np.uint64(0)
         for begin in range(row * length, (row + 1) * length, BLOCK):
             start, count = np.uint64(begin), np.uint64(min(BLOCK, (row + 1) * length - begin))
             part = _sums(x, y, start, count)

@@ -232,7 +232,10 @@ def _tolerance(limit: Limit, sites: list[SiteComparison]) -> float | None:
     if not all(site.total.is_sound for site in sites) or not all(each < inf for each in found):
         return None
     worst = max(found) if limit.side == "max" else min(found)
-    return _rounded(worst, metric.centre, limit.side) if isfinite(worst) else limit.value
+    if not isfinite(worst):
+        return limit.value
+    tightest = _rounded(worst, metric.centre, limit.side)
+    return tightest if _can_decide(tightest, metric.bounds) else None
 
 
 def _rounded(value: float, centre: int, side: str) -> float:
@@ -258,6 +261,9 @@ def _parse_metric(name: str, sides: Any) -> Iterator[Limit]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
             msg = f"`{name}.{side}: {value}` is not a limit"
             raise ContractError(msg, expected="a finite number")
+        if side not in beside and not _can_decide(value, metric.bounds):
+            msg = f"`{name}.{side}: {value}` is a limit that every subject keeps, or none can"
+            raise ContractError(msg, expected=_spelled(metric.bounds))
         if side in beside and value < 0:
             msg = f"`{name}.{side}: {value}` is negative"
             raise ContractError(msg, expected="a number that is not")
@@ -265,6 +271,19 @@ def _parse_metric(name: str, sides: Any) -> Iterator[Limit]:
     for side in sides:
         if side not in beside:
             yield Limit(metric=name, side=side, value=sides[side], tolerance=tolerance)
+
+
+def _can_decide(value: float, bounds: Mapping[str, float]) -> bool:
+    return (
+        value >= bounds.get("minimum", -inf)
+        and value > bounds.get("exclusiveMinimum", -inf)
+        and value <= bounds.get("maximum", inf)
+    )
+
+
+def _spelled(bounds: Mapping[str, float]) -> str:
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+    return " and ".join(f"{words[name]} {value:g}" for name, value in bounds.items())
 
 
 def _flow(value: Any) -> str:
@@ -277,7 +296,7 @@ def _schema(metric: Metric) -> dict[str, Any]:
     schema: dict[str, Any] = {
         "type": "object",
         "description": metric.description,
-        "properties": {side: {"type": "number"} for side in metric.sides},
+        "properties": {side: {"type": "number", **metric.bounds} for side in metric.sides},
         "additionalProperties": False,
         "minProperties": 1,
     }

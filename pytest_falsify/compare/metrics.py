@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ class Metric:
 
     Attributes:
         sides: the limits that mean something: ``max``, ``min`` or both.
+        bounds: JSON Schema of a limit: beyond them every subject keeps it, or none can.
         observe: its value at a site, for a tolerance if it has one.
         place: where to look: the worst row unless it says otherwise.
         centre: the value it has for a perfect subject; tolerances are rounded from there.
@@ -55,6 +56,7 @@ class Metric:
     description: str
     observe: Observe
     sides: tuple[str, ...] = ("max",)
+    bounds: Mapping[str, float] = field(default_factory=lambda: {"minimum": 0})
     place: Place = lambda site: site.worst_position
     centre: int = 0
     has_tolerance: bool = False
@@ -76,12 +78,14 @@ METRICS: Mapping[str, Metric] = {
         description="the cosine of the angle between subject and oracle; blind to scale",
         observe=of_total("cosine"),
         sides=("min",),
+        bounds={"exclusiveMinimum": -1, "maximum": 1},
         centre=1,
     ),
     "scale": Metric(
         description="the factor by which the oracle fits the subject best",
         observe=of_total("scale"),
         sides=("min", "max"),
+        bounds={},
         centre=1,
     ),
     "max_abs": Metric(
@@ -96,6 +100,7 @@ METRICS: Mapping[str, Metric] = {
     "nmse_db": Metric(
         description="the relative L2 error in decibels: 20 log10",
         observe=of_total("nmse_db"),
+        bounds={},
         is_estimable=True,
     ),
     "ulp": Metric(

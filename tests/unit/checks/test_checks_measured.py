@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from checks_support import SITES, make_capture, make_claim
+from checks_support import SITES, judge, make_capture, make_claim
 
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.base import Request
@@ -284,3 +284,20 @@ def test_a_token_that_flips_within_the_noise_is_inconclusive_and_says_what_to_us
     assert with_noise.outcome is INCONCLUSIVE
     assert "argmax" in with_noise.reasons[0]
     assert verdict("tokens", roles, new_tokens=1).outcome is REFUTED
+
+
+def test_a_check_that_misses_planted_faults_says_that_it_is_vacuous():
+    capture = make_capture()
+    found = judge("parity", capture, capture, expect={"max_abs": {"max": 1e6}})
+    assert found.outcome is HELD
+    assert found.faults["caught"] < found.faults["planted"]
+    assert "vacuous" in found.reasons[1]
+    assert "scaled by 1.03" in found.reasons[1]
+    strict = judge("parity", capture, capture, expect={"rel_l2": {"max": 1e-4}})
+    assert len(strict.reasons) == 1
+
+
+def test_differs_plants_equality_and_must_find_it():
+    other = make_capture(values={site: np.ones((4, 8), np.float32) for site in SITES})
+    found = judge("differs", other, make_capture(), by=0.1)
+    assert found.faults == {"planted": len(SITES), "caught": len(SITES)}

@@ -13,6 +13,7 @@ from pytest_falsify.compare.comparison import Comparison, compare_tensors, count
 from pytest_falsify.compare.limits import (
     LIMITS_SCHEMA,
     Limit,
+    Limits,
     parse_limits,
     smallest_passing,
     violations,
@@ -32,7 +33,7 @@ LOOSEST = (Tolerance(atol=1e9, rtol=10),)
 LOOSE = {
     "rel_l2": {"max": 10},
     "worst_row": {"max": 10},
-    "cosine": {"min": -1},
+    "cosine": {"min": -0.999999},
     "scale": {"min": -10, "max": 10},
     "max_abs": {"max": 1e9},
     "mean_abs": {"max": 1e9},
@@ -75,7 +76,6 @@ def of(subject, oracle=ORACLE, site=ATTENTION, **options):
         ("scale", {"min": 0.9, "max": 1.031}, {"max": 1.029}),
         ("scale", {"min": 1.029}, {"min": 1.031}),
         ("nmse_db", {"max": -30.4}, {"max": -30.5}),
-        ("cosine", {"min": 0.999999}, {"min": 1.1}),
         ("mismatched", {"max": 32}, {"max": 31}),
         ("max_abs", {"max": 1.0}, {"max": 1e-3}),
         ("mean_abs", {"max": 1.0}, {"max": 1e-3}),
@@ -88,6 +88,32 @@ def test_a_limit_is_kept_on_one_side_and_broken_on_the_other(metric, kept, broke
     (violation,) = violations(scaled, parse_limits({metric: broken}))
     assert violation.metric == metric
     assert violation.site == ATTENTION
+
+
+def test_a_cosine_is_kept_on_one_side_and_broken_on_the_other():
+    turned = of(ORACLE + 0.1 * np.roll(ORACLE, 1))
+    cosine = turned.sites[0].total.cosine
+    assert violations(turned, parse_limits({"cosine": {"min": cosine - 1e-6}})) == ()
+    assert violations(turned, parse_limits({"cosine": {"min": cosine + 1e-6}}))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"cosine": {"min": -1}},
+        {"cosine": {"min": -2}},
+        {"cosine": {"min": 1.1}},
+        {"rel_l2": {"max": -1e-3}},
+        {"max_abs": {"max": -1}},
+        {"mismatched": {"max": -1}},
+        {"ulp": {"max": -1}},
+        {"rel_l2": {"max": 0}, "stages": {"attention": {"worst_row": {"max": -1}}}},
+    ],
+)
+def test_a_limit_that_every_subject_keeps_or_none_can_is_refused(limits):
+    with pytest.raises(ContractError):
+        parse_limits(limits)
+    assert not jsonschema.Draft202012Validator(LIMITS_SCHEMA).is_valid(limits)
 
 
 def test_a_bad_token_breaks_the_worst_row_although_the_total_is_within():
@@ -183,7 +209,13 @@ def test_the_smallest_passing_limits_pass_and_are_tight(shift, noise, seed):
             centre = METRICS[metric].centre
             towards = -1 if side == "max" else 1
             inwards = value + towards * max(0.02 * abs(value - centre), 1e-9)
-            assert violations(found, parse_limits({metric: {side: inwards}})), (metric, side)
+            tighter = Limits(default=(Limit(metric=metric, side=side, value=inwards),))
+            assert violations(found, tighter), (metric, side)
+
+
+def test_opposite_directions_have_no_cosine_that_would_pass():
+    found = smallest_passing(of(-ORACLE), parse_limits({"cosine": {"min": 0.9}}))
+    assert (found.value, found.hopeless) == ({}, ("cosine",))
 
 
 def test_values_beyond_a_tolerance_are_allowed_up_to_a_number():
