@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.report.comparison import beyond_of, number
+from pytest_falsify.report.svg import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -172,13 +173,13 @@ def _ground(frame: _Frame, judged: Judged) -> Iterator[str]:
     beyond, count = len(beyond_of(judged)), frame.count
     yield f'<rect class="ground" width="{frame.width}" height="{frame.height}"/>'
     title = f"Divergence by depth, input `{judged.label}`"
-    yield _text(LEFT, 24, title, "text title")
-    yield _text(LEFT, 44, f"{beyond} of {count} sites beyond what is allowed", "faint")
+    yield text(LEFT, 24, title, "text title")
+    yield text(LEFT, 44, f"{beyond} of {count} sites beyond what is allowed", "faint")
     middle = (frame.top + frame.axis) / 2
     turn = f'transform="rotate(-90 18 {middle:.1f})"'
-    yield _text(18, middle, "relative L2 error |d| / |x| (log scale)", "text", "middle", turn)
+    yield text(18, middle, "relative L2 error |d| / |x| (log scale)", "text", "middle", turn)
     caption = "layer (sites in causal order; what has no layer stands before and after)"
-    yield _text((LEFT + frame.width - RIGHT) / 2, frame.height - 14, caption, "text", "middle")
+    yield text((LEFT + frame.width - RIGHT) / 2, frame.height - 14, caption, "text", "middle")
     yield from _legend(judged)
 
 
@@ -191,7 +192,7 @@ def _legend(judged: Judged) -> Iterator[str]:
     x = float(LEFT)
     for name, label, dash in entries:
         yield f'<path class="{name}" stroke-width="2"{dash} d="M{x:.1f} 62H{x + 22:.1f}"/>'
-        yield _text(x + 28, 66, label, "text")
+        yield text(x + 28, 66, label, "text")
         x += 28 + len(label) * CHARACTER_WIDTH + 22
 
 
@@ -207,10 +208,10 @@ def _bands(frame: _Frame, judged: Judged) -> Iterator[str]:
             yield f'<rect class="band" {across} y="{frame.top}" height="{down}"/>'
         middle = left + width / 2
         if layer is not None and middle >= shown_to:
-            yield _text(middle, frame.bottom + 18, str(layer), "text", "middle")
+            yield text(middle, frame.bottom + 18, str(layer), "text", "middle")
             shown_to = middle + LABEL_WIDTH
         if frame.is_stepped and (start == 0 or sites[start - 1].site.step != step):
-            yield _text(left, frame.bottom + 36, f"step {step}", "faint")
+            yield text(left, frame.bottom + 36, f"step {step}", "faint")
         start += length
 
 
@@ -220,11 +221,11 @@ def _grid(frame: _Frame) -> Iterator[str]:
     for decade in range(frame.low, frame.high + 1, every):
         y = frame.y(10.0**decade)
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>'
-        yield _text(LEFT - 8, y + 4, f"1e{decade:+03d}", "text", "end")
+        yield text(LEFT - 8, y + 4, f"1e{decade:+03d}", "text", "end")
     if frame.has_exact:
-        yield _text(LEFT - 8, frame.y(0) + 4, "equal", "faint", "end")
+        yield text(LEFT - 8, frame.y(0) + 4, "equal", "faint", "end")
     if frame.has_stray:
-        yield _text(LEFT - 8, frame.y(float("inf")) + 4, "not finite", "faint", "end")
+        yield text(LEFT - 8, frame.y(float("inf")) + 4, "not finite", "faint", "end")
     yield f'<path class="axis" d="M{LEFT} {frame.top}V{frame.bottom}H{right}"/>'
 
 
@@ -261,17 +262,10 @@ def _first_beyond(frame: _Frame, judged: Judged) -> Iterator[str]:
             label = f"first beyond: {each.site}, {number(each.total.rel_l2)}"
             down = f"M{x:.1f} {TOP - 6}V{frame.bottom}"
             yield f'<path class="first" stroke-width="1.5" d="{down}"/>'
-            yield _text(at, TOP - 10, label, "mark", anchor)
+            yield text(at, TOP - 10, label, "mark", anchor)
             return
 
 
 def _line(frame: _Frame, values: Sequence[float]) -> str:
     points = [f"{frame.x(index):.1f} {frame.y(value):.1f}" for index, value in enumerate(values)]
     return "M" + "L".join(points)
-
-
-def _text(  # noqa: PLR0917 - place, then text: the order in which drawing has them
-    x: float, y: float, text: str, kind: str, anchor: str = "start", more: str = ""
-) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {place}{" " + more if more else ""}>{escape(text)}</text>'
