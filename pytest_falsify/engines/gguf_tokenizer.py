@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.errors import CaptureError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -64,9 +66,12 @@ def write_tokenizer(file: GGUFFile, folder: Path) -> bool:
 
     tokens = file.value("tokenizer.ggml.tokens")
     merges = [tuple(each.split(" ")) for each in file.value("tokenizer.ggml.merges")]
-    made = Tokenizer(
-        models.BPE(vocab={each: id_ for id_, each in enumerate(tokens)}, merges=merges)
-    )
+    vocabulary = {each: id_ for id_, each in enumerate(tokens)}
+    try:
+        made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    except Exception as error:  # `tokenizers` has no exception of its own
+        msg = f"its tokenizer is broken: {error}"
+        raise CaptureError(msg, path=file.path) from error
     made.pre_tokenizer = splitter()
     made.decoder = decoders.ByteLevel()
     kinds = file.value("tokenizer.ggml.token_type")

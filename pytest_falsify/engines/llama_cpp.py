@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
 
 from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.base import Answer
@@ -15,14 +12,17 @@ from pytest_falsify.engines.gguf_file import is_gguf
 from pytest_falsify.engines.gguf_folder import float32_file
 from pytest_falsify.engines.llama_library import PACKAGE, PINNED, Library, library
 from pytest_falsify.engines.llama_run import Eye, Watch, context, layout_of_step
-from pytest_falsify.engines.llama_stages import ALWAYS, FUSED, INSIDE, Layout
-from pytest_falsify.engines.model_files import file_digest
+from pytest_falsify.engines.llama_stages import ALWAYS, FUSED, INSIDE, Layout, Nodes
 from pytest_falsify.engines.model_path import model_path
+from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
 
     from pytest_falsify.captures.capture import TokenInputs
     from pytest_falsify.captures.plan import Plan
@@ -217,7 +217,10 @@ class LlamaCppSession:
         model = self.model
         with context(self.library, model.pointer, parameters, model.vocabulary, eye) as running:
             for step in range(plan.decode_steps + 1):
-                watch = self._watch(step, running.fed, len(feed), sites, sink, last)
+                positions = range(running.fed, running.fed + len(feed))
+                watch = self._watch(step, tuple(positions), sites, sink)
+                if watch is not None:
+                    watch.last = last
                 if eye is not None:
                     eye.watch = watch
                 found = running.feed(feed, watch)
@@ -230,25 +233,18 @@ class LlamaCppSession:
         return Answer(logits=tuple(logits), continuation=tuple(greedy))
 
     def _watch(
-        self,
-        step: int,
-        fed: int,
-        count: int,
-        sites: tuple[Site, ...],
-        sink: Sink,
-        last: Site | None,
+        self, step: int, positions: tuple[int, ...], sites: tuple[Site, ...], sink: Sink
     ) -> Watch | None:
         wanted = frozenset(site for site in sites if site.step == step)
         if not wanted:
             return None
         return Watch(
             library=self.library,
-            layout=layout_of_step(self.model.layout, fed + count),
-            step=step,
+            layout=layout_of_step(self.model.layout, positions[-1] + 1),
+            nodes=Nodes(step),
             wanted=wanted,
-            positions=tuple(range(fed, fed + count)),
+            positions=positions,
             sink=sink,
-            last=last,
         )
 
     def _parameters(self, tokens: int, batch: int) -> Any:

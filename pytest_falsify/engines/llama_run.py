@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ import numpy as np
 
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.engines.llama_library import Callback, Library, Tensor
-from pytest_falsify.engines.llama_stages import Layout, Place, place_of
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES
 
@@ -20,11 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_falsify.engines.base import Sink
+    from pytest_falsify.engines.llama_stages import Layout, Nodes, Place
     from pytest_falsify.stages.vocabulary import Site
 
     Array = np.ndarray[Any, Any]
 
-DTYPES = {0: np.dtype(np.float32), 1: np.dtype(np.float16), 26: np.dtype(np.int32)}
+DTYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    26: np.dtype(np.int32),
+}
+"""By ``ggml_type``."""
 MASKS = {"attn_softmax": "zero"}
 
 
@@ -41,14 +45,13 @@ class Watch:
 
     library: Library
     layout: Layout
-    step: int
+    nodes: Nodes
     wanted: frozenset[Site]
     positions: tuple[int, ...]
     sink: Sink
     last: Site | None = None
     error: BaseException | None = None
     is_stopped: bool = False
-    _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     _asked: Place | None = None
     _parts: dict[Site, dict[int, Array]] = field(default_factory=dict)
 
@@ -69,12 +72,8 @@ class Watch:
             return False
         name = self.library.call("ggml_get_name", tensor).decode()
         operation = self.library.call("ggml_op_desc", tensor).decode()
-        place = place_of(name, operation, self.step)
-        if place is None or place.site not in self.wanted:
-            return False
-        # The first of a pair of the same name and operation is the stage; what follows are copies.
-        self._seen[name, operation] += 1
-        self._asked = place if self._seen[name, operation] == 1 else None
+        place = self.nodes.place(name, operation)
+        self._asked = place if place is not None and place.site in self.wanted else None
         return self._asked is not None
 
     def _takes(self, tensor: int) -> bool:

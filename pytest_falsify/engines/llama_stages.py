@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 FUSED = ("qkv_matmul", "qkv_bias")
 INSIDE = ("attn_scores", "attn_softmax")
+PRODUCT = "MUL_MAT"
 _NAME = re.compile(r"(\w+)-(\d+)")
+_UNNAMED = re.compile(r"node_\d+")
 _NODES: Mapping[tuple[str, str], str] = {
     ("embd", "GET_ROWS"): "embedding",
     ("attn_norm", "MUL"): "attn_norm",
@@ -74,6 +76,35 @@ def place_of(name: str, operation: str, step: int) -> Place | None:
     return Place(Site(step, layer, stage), part, parts)
 
 
+class Nodes:
+    """The nodes of one step, told apart in the order in which the graph has them.
+
+    Of nodes with the same name and operation the first is the stage; what follows are copies. Some
+    graphs leave the product with the output weights without a name: it is the first product after
+    the heads were put side by side.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._seen: set[tuple[str, str]] = set()
+        self._projects: int | None = None
+
+    def place(self, name: str, operation: str) -> Place | None:
+        """Return what the next node shows, or None."""
+        if operation == PRODUCT and _UNNAMED.fullmatch(name) and self._projects is not None:
+            layer, self._projects = self._projects, None
+            return Place(Site(self._step, layer, "attn_out"))
+        if (name, operation) in self._seen:
+            return None
+        place = place_of(name, operation, self._step)
+        if place is not None:
+            self._seen.add((name, operation))
+            if place.site.stage in {"attention", "attn_out"}:
+                is_next = place.site.stage == "attention"
+                self._projects = place.site.layer if is_next else None
+        return place
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """How the values of one model lie.
@@ -116,7 +147,7 @@ class Layout:
         return self._half_split(rows.reshape(len(rows), -1, self.head)).reshape(len(rows), -1)
 
     def _half_split(self, heads: Array) -> Array:
-        """Return (tokens, heads, channels) with the first of each rotated pair before the second."""
+        """Return (tokens, heads, channels), the first of each rotated pair before the second."""
         pairs = heads.reshape(*heads.shape[:-1], self.head // 2, 2)
         return np.ascontiguousarray(pairs.swapaxes(-1, -2)).reshape(heads.shape)
 
