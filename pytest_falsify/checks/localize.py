@@ -26,6 +26,7 @@ from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusiv
 from pytest_falsify.compare.noise import Judgement, judge_site
 from pytest_falsify.errors import CaptureError, ContractError
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.localize.bisection import layer_chain
 from pytest_falsify.localize.budget import stream_plan, zoom
 from pytest_falsify.localize.chain import Chain, build
 from pytest_falsify.localize.evaluation import WIDER, Evaluator
@@ -34,7 +35,6 @@ from pytest_falsify.localize.grafts import graft
 from pytest_falsify.localize.naming import name_fault
 from pytest_falsify.localize.served import unlike_served
 from pytest_falsify.localize.straddle import straddle
-from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from pytest_falsify.engines.base import Session
     from pytest_falsify.localize.grafts import Graft
 
-Sessions = dict[str, "Session"]
 SERVED = 1
 """The run number of the served path among the subject's."""
 
@@ -211,9 +210,10 @@ class _Trial:
         wrong = expectation.objections(chain)
         if expectation.between is None:
             return wrong
+        plan = self.claim.plan()
         crossed = straddle(
             self.compare(self.subject, self.oracle),
-            _chain_sites(self.claim.plan()),
+            layer_chain(plan.named_stages, (plan.layers or (0,))[0]),
             cosine=expectation.cosine,
         )
         pair = tuple(each.stage for each in crossed.pairs[0]) if crossed.narrows else None
@@ -239,15 +239,6 @@ def _must_be_on_chain(expectation: Expectation, plan: Plan) -> None:
         raise ContractError(msg, expected="two neighbours among `stages`, in one layer of `layers`")
 
 
-def _chain_sites(plan: Plan) -> tuple[Site, ...]:
-    """Return the sites of the named stages in the one layer of a chain."""
-    layer = (plan.layers or (0,))[0]
-    return tuple(
-        Site(0, layer if STAGES[name].scope.name == "LAYER" else None, name)
-        for name in plan.named_stages
-    )
-
-
 def _weights(claim: Claim) -> str:
     """Return the capture whose model has the weights that the subject declares."""
     noise = claim.parameter("noise", {})
@@ -268,11 +259,15 @@ def _evaluator(claim: Claim, sessions: Mapping[str, Session], subject: Capture) 
             expected="a capture of the transformers engine",
             remedy="name one under `weights:`, with the weights that the subject declares",
         )
-    return Evaluator.of(model, claim.parameter("dtype") or _dtype(subject))
+    return Evaluator.of(model, claim.parameter("dtype") or dtype_of(subject))
 
 
-def _dtype(subject: Capture) -> str:
-    """Return the narrowest dtype in which the subject's tensors are."""
+def dtype_of(subject: Capture) -> str:
+    """Return the narrowest dtype in which a subject's tensors are.
+
+    Raises:
+        CaptureError: when none is known.
+    """
     found = {str(each.array.dtype): each.array.itemsize for each in subject.tensors.values()}
     known = {name: size for name, size in found.items() if name in WIDER}
     if not known:
