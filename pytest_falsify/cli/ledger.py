@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_falsify._gate import signature_problems
+from pytest_falsify._places import WAIVERS
 from pytest_falsify.cli.shared import (
+    USAGE,
     contracts_of,
     contracts_option,
+    counted,
+    default_in_project,
     evidence_option,
     facts_of,
+    in_project,
 )
+from pytest_falsify.contracts.model import Level
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger import gate as gates
 from pytest_falsify.ledger import waivers as waiver_files
@@ -76,10 +82,25 @@ class OnFile:
         return {id_: {"status": one.value, "because": why} for id_, (one, why) in answers.items()}
 
 
-def _on_file(paths: Sequence[Path], folder: Path) -> list[OnFile]:
+def _on_file(paths: Sequence[Path], folder: Path) -> tuple[list[OnFile], list[LedgerError]]:
+    """Return the contracts with what is on file, and the errors of ledgers that cannot be read."""
     contracts = contracts_of(paths)
     facts = facts_of(contracts)
-    return [OnFile(each, facts[id_], folder) for id_, each in contracts.items()]
+    found, broken = [], []
+    for id_, each in contracts.items():
+        try:
+            found.append(OnFile(each, facts[id_], folder))
+        except LedgerError as error:
+            broken.append(error)
+    return found, broken
+
+
+def _end_with(broken: Sequence[LedgerError]) -> None:
+    """Tell what could not be read after everything else; it is never a success."""
+    for each in broken:
+        click.echo(str(each), err=True)
+    if broken:
+        sys.exit(USAGE)
 
 
 @click.command()
@@ -88,12 +109,13 @@ def _on_file(paths: Sequence[Path], folder: Path) -> list[OnFile]:
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
 def status(paths: Sequence[Path], evidence: Path, style: str) -> None:
     """Show what the evidence on file supports for every falsifier of PATHS (contracts/)."""
-    found = _on_file(paths or (Path("contracts"),), evidence)
+    found, broken = _on_file(paths or (in_project(Path("contracts")),), evidence)
     if style == "json":
         click.echo(json.dumps({each.contract.id: each.to_json() for each in found}, indent=2))
-        return
-    for text, markup in summary_lines(found, is_full=True):
-        click.secho(text, bold=markup.get("bold", False), fg=_colour(markup))
+    else:
+        for text, markup in summary_lines(found, is_full=True):
+            click.secho(text, bold=markup.get("bold", False), fg=_colour(markup))
+    _end_with(broken)
 
 
 @click.command()
@@ -102,18 +124,18 @@ def status(paths: Sequence[Path], evidence: Path, style: str) -> None:
 @evidence_option
 def why(falsifier: str, contracts: Sequence[Path], evidence: Path) -> None:
     """Explain the status of FALSIFIER from its evidence, and say what would raise it."""
-    found = [
-        (each.ledger.blocks[falsifier], each.contract)
-        for each in _on_file(contracts, evidence)
-        if falsifier in each.ledger.blocks
-    ]
-    if not found:
+    on_file, broken = _on_file(contracts, evidence)
+    found = [each for each in on_file if falsifier in each.ledger.blocks]
+    if not found and not broken:
         msg = f"no contract has a falsifier {falsifier}"
         raise LedgerError(msg, expected="an id that `pytest-falsify status` shows")
-    for block, contract in found:
-        entry = contract.falsifier(falsifier)
-        targets = tuple(each.name for each in contract.targets_of(entry)) if entry else ()
-        click.echo(explained(falsifier, block, targets=targets), nl=False)
+    for each in found:
+        entry = each.contract.falsifier(falsifier)
+        targets = each.contract.targets_of(entry) if entry else ()
+        live = tuple(one.name for one in targets if one.level is Level.LIVE)
+        block, names = each.ledger.blocks[falsifier], tuple(one.name for one in targets)
+        click.echo(explained(falsifier, block, targets=names, live=live), nl=False)
+    _end_with(broken)
 
 
 @click.command()
@@ -135,21 +157,24 @@ def diff(
 
     Regressions first, then what went stale, lost its contract, is new, or was promoted.
     """
-    heads = ledgers_at(head, evidence) if head else _readable(evidence)
-    found = difference_of(ledgers_at(base, evidence), heads)
+    heads, broken = (ledgers_at(head, evidence), ()) if head else verify_folder(evidence)
+    unread = _unread(broken, heads)
+    bases = ledgers_at(base, evidence)
+    # Of a ledger that cannot be read nothing can be said, least of all that its claims are gone.
+    found = difference_of({id_: each for id_, each in bases.items() if id_ not in unread}, heads)
     if style == "github":
         _append_step_summary(ledger_diff.to_markdown(found))
         click.echo(ledger_diff.to_github(found, _places(contracts)), nl=False)
-        return
-    render = {"text": ledger_diff.to_text, "markdown": ledger_diff.to_markdown}
-    click.echo(render.get(style, ledger_diff.to_json)(found), nl=False)
+    else:
+        render = {"text": ledger_diff.to_text, "markdown": ledger_diff.to_markdown}
+        click.echo(render.get(style, ledger_diff.to_json)(found), nl=False)
+    _end_with(broken)
 
 
-def _readable(folder: Path) -> dict[str, Ledger]:
-    ledgers, problems = verify_folder(folder)
-    for each in problems:
-        click.echo(f"warning: {each}", err=True)
-    return ledgers
+def _unread(broken: Sequence[LedgerError], read: Mapping[str, Ledger]) -> frozenset[str]:
+    """The contracts whose ledgers could not be read, as their files are named."""
+    names = {Path(each.path).stem for each in broken if each.path is not None}
+    return frozenset(names - read.keys())
 
 
 def _places(paths: Sequence[Path]) -> dict[tuple[str, str], tuple[str, int | None]]:
@@ -167,13 +192,24 @@ def _append_step_summary(text: str) -> None:
             file.write(text)
 
 
+def _waiver_file(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    """Refuse a file that was named and is not there; without one of the usual name none is."""
+    found: Path = default_in_project(context, parameter, value)
+    is_named = context.get_parameter_source("waiver_file") is not click.core.ParameterSource.DEFAULT
+    if is_named and not found.is_file():
+        msg = f"there is no {found}"
+        raise LedgerError(msg, expected="the file of waivers that --waivers names")
+    return found
+
+
 @click.command()
 @click.option("--base", help="a commit that nothing may fall below, for example origin/main")
 @click.option(
     "--waivers",
     "waiver_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("falsify-waivers.toml"),
+    default=Path(WAIVERS),
+    callback=_waiver_file,
     show_default=True,
     help="who lets what pass, why, and until when",
 )
@@ -196,8 +232,8 @@ def gate(  # noqa: PLR0917 - click passes them by name
     evidence: Path,
 ) -> None:
     """Let pass only what is on file as it is demanded; status 1 and the reasons otherwise."""
-    heads, problems = verify_folder(evidence)
-    problems = (*problems, *signature_problems(heads, allowed_signers))
+    heads, broken = verify_folder(evidence)
+    problems = (*broken, *signature_problems(heads, allowed_signers))
     decision = gates.gate(
         heads,
         facts_of(contracts_of(contracts)),
@@ -206,6 +242,7 @@ def gate(  # noqa: PLR0917 - click passes them by name
         waivers=waiver_files.read(waiver_file),
         demanded=Status.parse(require),
         problems=problems,
+        unread=_unread(broken, heads),
     )
     for denial, waiver in decision.waived:
         click.echo(f"waived until {waiver.until} by {waiver.who}: {denial.because}")
@@ -214,7 +251,7 @@ def gate(  # noqa: PLR0917 - click passes them by name
     for denial in decision.denials:
         click.secho(f"denied: {_words(denial)}", fg="red")
     if not decision.is_allowed:
-        click.echo(f"the gate is shut: {len(decision.denials)} reasons")
+        click.echo(f"the gate is shut: {counted(len(decision.denials), 'reason')}")
         sys.exit(DENIED)
     click.secho("the gate is open", fg="green")
 
@@ -238,11 +275,18 @@ def merge(runs: Sequence[Path], contracts: Sequence[Path], evidence: Path) -> No
         if not each.is_complete:
             click.echo(f"{each.path}: the session was not complete; only its refutations count")
     observed = tuple(usable(records))
+    broken = []
     for id_, facts in facts_of(contracts_of(contracts)).items():
         mine = [each for each in observed if each.contract == id_]
         path = ledger_path(evidence, id_)
-        done = update(path, partial(fold, contract=id_, entries=facts, observed=mine))
-        click.echo(f"{path}: {'updated' if done.is_changed else 'unchanged'}, {len(mine)} records")
+        try:
+            done = update(path, partial(fold, contract=id_, entries=facts, observed=mine))
+        except LedgerError as error:
+            broken.append(error)
+            continue
+        became = "updated" if done.is_changed else "unchanged"
+        click.echo(f"{path}: {became}, {counted(len(mine), 'record')}")
+    _end_with(broken)  # and the records stay as they are, to be merged again
     for each in records:
         _end(each)
 
@@ -276,7 +320,8 @@ def verify(evidence: Path, allowed_signers: Path | None) -> None:
         found += wrong_signatures(ledgers, allowed_signers)
     for each in found:
         click.secho(str(each), fg="red")
-    click.echo(f"{len(ledgers)} ledgers verified, {len(found)} problems")
+    words = f"{counted(len(ledgers), 'ledger')} verified, {counted(len(found), 'problem')}"
+    click.echo(words)
     sys.exit(DENIED if found else 0)
 
 

@@ -20,10 +20,34 @@ if TYPE_CHECKING:
 USAGE = 2
 SUFFIXES = {".yaml", ".yml"}
 
+
+def in_project(path: Path) -> Path:
+    """Return a relative path as it is seen from the project, from whatever folder below it.
+
+    It is looked for in this folder and those above, not beyond the repository, as git would.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / path).exists():
+            return path if folder == here else folder / path
+        if (folder / ".git").exists():
+            return path if folder == here else folder / path
+    return path
+
+
+def default_in_project(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Look for what was not named in the folders above too: click's callback."""
+    name = parameter.name or ""
+    if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+        return value
+    return tuple(map(in_project, value)) if isinstance(value, tuple) else in_project(value)
+
+
 evidence_option = click.option(
     "--evidence",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("evidence"),
+    callback=default_in_project,
     show_default=True,
     help="the folder of the evidence ledgers",
 )
@@ -31,10 +55,16 @@ contracts_option = click.option(
     "--contracts",
     type=click.Path(path_type=Path),
     default=(Path("contracts"),),
+    callback=default_in_project,
     multiple=True,
     show_default="contracts",
     help="a contract or a folder of contracts; may be given more than once",
 )
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: ``1 ledger``, ``2 ledgers``."""
+    return f"{count} {noun if count == 1 else f'{noun}s'}"
 
 
 class Group(click.Group):

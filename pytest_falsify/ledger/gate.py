@@ -15,6 +15,7 @@ from pytest_falsify.ledger.status import Status, judge
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from pytest_falsify.errors import LedgerError
     from pytest_falsify.ledger.block import EntryFacts, FalsifierBlock, Ledger
@@ -90,6 +91,7 @@ def gate(
     waivers: Sequence[Waiver] = (),
     demanded: Status = Status.FUNCTIONAL,
     problems: Sequence[LedgerError] = (),
+    unread: AbstractSet[str] = frozenset(),
     is_complete: bool = True,
 ) -> Decision:
     """Decide whether what is on file is what is demanded.
@@ -102,15 +104,18 @@ def gate(
         waivers: what is let pass for a while.
         demanded: the status of an entry that has no ``require:`` of its own.
         problems: what was wrong with ledgers that could not be read or are not canonical.
+        unread: the contracts whose ledgers could not be read; nothing else is said of them.
         is_complete: whether the run that the gate follows reported everything.
 
     Raises:
         LedgerError: when a ``require:`` is not a status.
     """
     denials = [*_of_session(entries, problems, is_complete=is_complete)]
-    for case in _cases(heads, entries, bases or {}, demanded):
+    bases = {id_: each for id_, each in (bases or {}).items() if id_ not in unread}
+    known = {id_: each for id_, each in entries.items() if id_ in heads or id_ not in unread}
+    for case in _cases(heads, known, bases, demanded):
         denials.extend(case.denials())
-    denials.extend(_vanished(heads, bases or {}))
+    denials.extend(_vanished(heads, bases))
     denials.extend(_expired(each) for each in waivers if each.is_expired(today))
     return _waive(denials, [each for each in waivers if not each.is_expired(today)])
 

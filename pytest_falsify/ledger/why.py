@@ -17,48 +17,75 @@ if TYPE_CHECKING:
 _SHORT = 12
 
 
-def why(falsifier: str, block: FalsifierBlock, *, targets: Sequence[str] = ()) -> str:
+def why(
+    falsifier: str,
+    block: FalsifierBlock,
+    *,
+    targets: Sequence[str] = (),
+    live: Sequence[str] | None = None,
+) -> str:
     """Return the explanation of a status, as text for a terminal.
 
     Args:
         falsifier: its id.
         block: what is on file.
         targets: the targets of today's contract, to name those without any evidence.
+        live: those of level live; None when they are not known.
     """
     status, because = judge(block)
     lines = [f"{falsifier} is {status.value}", f"  {because}"]
     lines += [line for each in block.evidence for line in _evidence(block, each)]
     tried = {each.target for each in block.evidence}
     lines += [f"  {name}: nothing on file" for name in targets if name not in tried]
-    steps = tuple(what_would_raise(block))
+    steps = tuple(what_would_raise(falsifier, block, live=live))
     lines += ["to raise it:", *(f"  {each}" for each in steps)] if steps else []
     return "\n".join(lines) + "\n"
 
 
-def what_would_raise(block: FalsifierBlock) -> Iterator[str]:
-    """Yield in words what would raise the status, the most urgent first."""
+def what_would_raise(
+    falsifier: str, block: FalsifierBlock, *, live: Sequence[str] | None = None
+) -> Iterator[str]:
+    """Yield in words what would raise the status, the most urgent first; see ``why``."""
     status, _ = judge(block)
     for trial in trials(block):
-        yield from _steps(trial)
+        yield from _steps(falsifier, trial)
     if status is Status.UNTRIED and not block.evidence:
         yield "run it: pytest --falsify"
     if status is Status.PARTIAL:
-        yield "run it on a target with `level: live`, on a real engine"
+        yield _live_step(live)
     if status is Status.FUNCTIONAL:
         yield f"add {' and '.join(discharge_needs(block))}"
 
 
-def _steps(trial: Trial) -> Iterator[str]:
+def _live_step(live: Sequence[str] | None) -> str:
+    if live is None:
+        return "run it on a target with `level: live`, on a real engine"
+    if live:
+        return f"run it on {' or '.join(live)}: pytest --falsify -m live"
+    return "its contract has no live target: add one with `level: live`, and run it there"
+
+
+def _steps(falsifier: str, trial: Trial) -> Iterator[str]:
     if trial.refuted:
         ids = ", ".join(_short(each.id) for each in trial.refuted)
         yield f"mend the subject and run it again on {trial.target}; a new digest supersedes {ids}"
-        yield f"if a refutation was itself wrong: pytest-falsify retract <id> ({ids})"
+    for each in trial.refuted:
+        command = f'pytest-falsify retract {falsifier} {_short(each.id)} --who YOU --why "..."'
+        yield f"if that refutation was itself wrong: {command}"
     if trial.stale and not trial.is_decided:
         yield f"run it again on {trial.target}"
     if trial.inconclusive:
-        yield f"give it more data on {trial.target}"
+        yield _decisive_step(trial)
     elif trial.blocked and not trial.is_decided:
         yield f"provide what was absent on {trial.target}"
+
+
+def _decisive_step(trial: Trial) -> str:
+    """More data decides what its reason says more data would decide, and not a NaN."""
+    reason = " ".join(" ".join(trial.inconclusive[0].reasons[:1]).split())
+    if "more tokens" in reason or not reason:
+        return f"give it more data on {trial.target}"
+    return f"mend what kept it from a decision on {trial.target}: {reason}"
 
 
 def _evidence(block: FalsifierBlock, evidence: Evidence) -> Iterator[str]:

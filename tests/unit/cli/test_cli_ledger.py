@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 
 import pytest
 
@@ -122,12 +123,65 @@ def test_diff_with_an_unknown_commit_says_how_to_fetch_it(repository):
     assert "to mend: fetch the commit" in out
 
 
-def test_diff_warns_of_a_ledger_that_cannot_be_read(repository):
+@pytest.mark.parametrize("style", ["text", "markdown", "json", "github"])
+def test_diff_says_of_a_ledger_that_cannot_be_read_only_that(repository, style):
     _all_held(repository)
     repository.commit()
     repository.ledger.write_text("{")
 
-    assert "warning: evidence/C-A.json:1: the ledger is not JSON" in repository.cli("diff", "HEAD")
+    out = repository.cli("diff", "HEAD", "--format", style, status=2)
+
+    assert "evidence/C-A.json:1: the ledger is not JSON" in out
+    assert A1 not in out
+
+
+def test_status_and_why_tell_every_broken_ledger_and_the_others_all_the_same(repository):
+    _two_more_contracts(repository)
+    repository.on_file(repository.evidence(A1))
+    for name in ("C-B", "C-C"):
+        repository.ledger.with_name(f"{name}.json").write_text("{")
+
+    for command in (["status"], ["status", "--format", "json"], ["why", A1]):
+        out = repository.cli(*command, status=2)
+        assert "FUNCTIONAL" in out
+        assert "evidence/C-B.json:1: the ledger is not JSON" in out
+        assert "evidence/C-C.json:1: the ledger is not JSON" in out
+
+
+def test_merge_goes_on_after_a_broken_ledger_and_does_not_end_well(repository):
+    _two_more_contracts(repository)
+    record = repository.run_record("one", repository.evidence(A1))
+    repository.ledger.parent.mkdir()
+    repository.ledger.with_name("C-0.json").write_text("{")
+    repository.contract("FALSIFY-0-1", id="C-0", name="0")
+
+    out = repository.cli("merge", record, status=2)
+
+    assert "evidence/C-0.json:1: the ledger is not JSON" in out
+    assert "FUNCTIONAL" in repository.ledger.read_text()
+
+
+def _two_more_contracts(repository):
+    repository.contract("FALSIFY-B-1", id="C-B", name="b")
+    repository.contract("FALSIFY-C-1", id="C-C", name="c")
+
+
+@pytest.mark.parametrize("command", [["status"], ["why", A1], ["gate"], ["verify"], ["log", A1]])
+def test_commands_find_the_project_from_a_folder_below(repository, monkeypatch, command):
+    _all_held(repository)
+    repository.commit()
+    above = repository.cli(*command)
+    below = repository.path / "src/deep"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+
+    assert repository.cli(*command).replace(f"{repository.path}/", "") == above
+
+
+def test_a_waiver_file_that_is_named_must_be_there(repository):
+    _all_held(repository)
+
+    assert "there is no missing.toml" in repository.cli("gate", "--waivers=missing.toml", status=2)
 
 
 def test_gate_opens_on_what_is_demanded(repository):
@@ -184,7 +238,9 @@ def test_gate_does_not_open_for_a_ledger_edited_by_hand(repository):
 
     out = repository.cli("gate", REQUIRE, status=1)
 
-    assert "denied: evidence/C-A.json:4: the status of FALSIFY-A-1" in out
+    (denied,) = re.findall("^denied: .*", out, re.MULTILINE)
+    assert denied.startswith("denied: evidence/C-A.json:4: the status of FALSIFY-A-1")
+    assert "the gate is shut: 1 reason\n" in out
 
 
 WAIVER = """
@@ -230,7 +286,7 @@ def test_the_records_of_two_machines_discharge_together(repository):
     assert "FALSIFY-A-1  FUNCTIONAL" in repository.cli("status")
     out = repository.cli("merge", two)
 
-    assert out == "evidence/C-A.json: updated, 1 records\n"
+    assert out == "evidence/C-A.json: updated, 1 record\n"
     assert "FALSIFY-A-1  DISCHARGED" in repository.cli("status")
     before = repository.ledger.read_bytes()
     assert "unchanged, 2 records" in repository.cli("merge", "runs")
@@ -281,7 +337,7 @@ def test_merge_of_an_empty_folder_is_told(repository):
 
 def test_verify_names_each_edit(repository):
     _all_held(repository)
-    assert "1 ledgers verified, 0 problems" in repository.cli("verify")
+    assert "1 ledger verified, 0 problems" in repository.cli("verify")
     repository.ledger.write_text(repository.ledger.read_text().replace("  ", " "))
 
     out = repository.cli("verify", status=1)
