@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CAPTURE = click.Path(path_type=Path)
+_PICTURE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -179,8 +180,43 @@ def _one_of(**given: Any) -> tuple[str, Any]:
 @click.argument("path", metavar="CAPTURE", type=_CAPTURE)
 @click.option("--json", "is_json", is_flag=True, help="for programs")
 @click.option("--ignore-unknown", is_flag=True, help="leave out tensors whose names are no sites")
-def inspect(path: Path, is_json: bool, ignore_unknown: bool) -> None:  # noqa: FBT001
-    """Show how CAPTURE came to be and what is in it, once every digest was found right."""
+@click.option("--plot", type=_PICTURE, help="of a routing run: who each token went to, as an .svg")
+@click.option("--against", type=_CAPTURE, help="of a routing run: the run to compare it with")
+@click.option("--control", type=_CAPTURE, help="the run whose difference from that is noise")
+@click.option("--anywhere", is_flag=True, help="take a routing run wherever it was copied to")
+def inspect(  # noqa: PLR0917 - click passes them by name
+    path: Path,
+    is_json: bool,  # noqa: FBT001
+    ignore_unknown: bool,  # noqa: FBT001
+    plot: Path | None,
+    against: Path | None,
+    control: Path | None,
+    anywhere: bool,  # noqa: FBT001
+) -> None:
+    """Show how CAPTURE came to be and what is in it, once every digest was found right.
+
+    CAPTURE may be a routing run: then every rule of its profile, and status 1 where `--against`
+    finds what noise does not explain.
+    """
+    from pytest_falsify.routing.run import is_run
+
+    if is_run(path):
+        from pytest_falsify.cli.routing import Asked, inspect_run
+
+        inspect_run(
+            Asked(
+                path=path,
+                is_json=is_json,
+                plot=plot,
+                against=against,
+                control=control,
+                anywhere=anywhere,
+            )
+        )
+        return
+    if plot or against or control:
+        msg = "this is no routing run"
+        raise ContractError(msg, path=path, remedy="captures are compared by `compare`")
     from pytest_falsify.captures.folder import read_captures
     from pytest_falsify.report.provenance import provenance_json, provenance_lines
 
