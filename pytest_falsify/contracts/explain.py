@@ -45,6 +45,8 @@ def explain(error: ValidationError, prefix: Steps = ()) -> Iterator[Problem]:
             yield from _missing_keys(error, at)
         case "minProperties" | "maxProperties":
             yield _wrong_count(error, at)
+        case "anyOf" if keys := _any_of_keys(error):
+            yield _none_of(keys, at)
         case "propertyNames" | "pattern" | "enum" | "const" if _is_key(error):
             yield _wrong_name(error, (*at, str(error.instance)))
         case _:
@@ -104,6 +106,24 @@ def _missing_keys(error: ValidationError, at: Steps) -> Iterator[Problem]:
                 expected=f"`{key}`: {_expectation(schema)}" if schema else f"a key `{key}`",
                 remedy=f"add `{key}:`",
             )
+
+
+def _any_of_keys(error: ValidationError) -> list[str]:
+    """The keys of which one has to be there, where that is what the schema asks for."""
+    choices: Any = error.validator_value
+    if not all(isinstance(each, dict) and each.keys() == {"required"} for each in choices):
+        return []
+    return [name for each in choices for name in each["required"]]
+
+
+def _none_of(keys: list[str], at: Steps) -> Problem:
+    names = " or ".join(f"`{each}`" for each in keys)
+    return Problem(
+        at=at,
+        what=f"`{_subject(at)}` has no {names}",
+        expected=f"{names}, or both",
+        remedy=f"add {' or '.join(f'`{each}:`' for each in keys)}",
+    )
 
 
 def _misspelt(error: ValidationError) -> set[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.contracts.entries import entries
 from pytest_falsify.contracts.problems import Problem, nearest, one_of, raise_any
-from pytest_falsify.contracts.schemas import shapes
+from pytest_falsify.contracts.schemas import contract_schema, shapes
+from pytest_falsify.contracts.statuses import canonical_status
 from pytest_falsify.errors import FalsifyError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.vocabulary import Vocabulary
 
 SELECTABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+SECTIONS = frozenset({"targets", "captures", "inputs"})
+EFFECTIVE = frozenset({"check", "targets", "require", "discharge", "inputs"})
 CAPTURE_KEYS: tuple[Steps, ...] = (("subject",), ("oracle",), ("noise", "control"))
 
 
@@ -44,6 +47,7 @@ def _misnamed(document: Document, vocabulary: Vocabulary) -> Iterator[Problem]:
     for name, capture in (data.get("captures") or {}).items():
         yield from _engine(("captures", name), capture, vocabulary)
     found = entries(data)
+    yield from _near_misses(found, data)
     yield from _duplicates(found, document)
     yield from _no_targets(found, data, vocabulary)
     for entry in found:
@@ -52,6 +56,44 @@ def _misnamed(document: Document, vocabulary: Vocabulary) -> Iterator[Problem]:
         yield from _not_finite(entry.body.get("discharge"), (*entry.at, "discharge"))
         if "check" in entry.body:
             yield from _executable(entry, data, vocabulary)
+
+
+def _near_misses(found: Iterable[Entry], data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield keys that nothing reads and that come close to one that has an effect.
+
+    Prose has no such keys: only contracts of which something can be tried are looked at.
+    """
+    found = tuple(found)
+    if not (data.keys() & SECTIONS or any("check" in each.body for each in found)):
+        return
+    schema = contract_schema()
+    top = SECTIONS | {"require", "markers"}
+    if "targets" not in data:
+        top -= {"targets"}  # that they lack is told below, with the key that was meant
+    yield from _near((), data, top, schema["properties"])
+    known = schema["$defs"]["falsifier"]["properties"]
+    for entry in found:
+        yield from _near(entry.at, entry.body, EFFECTIVE, known)
+        if canonical_status(str(entry.body.get("requires"))) is not None:
+            yield _near_miss((*entry.at, "requires"), "require")
+
+
+def _near(
+    at: Steps, body: Mapping[str, Any], effective: frozenset[str], known: Mapping[str, Any]
+) -> Iterator[Problem]:
+    for key in body:
+        close = difflib.get_close_matches(key, sorted(effective), n=1, cutoff=0.8)
+        if close and key not in known:
+            yield _near_miss((*at, key), close[0])
+
+
+def _near_miss(at: Steps, meant: str) -> Problem:
+    return Problem(
+        at=at,
+        what=f"unknown key `{at[-1]}`, which nothing reads",
+        expected=f"`{meant}`, or a key that does not look like it",
+        remedy=f"did you mean `{meant}`?",
+    )
 
 
 def _engine(at: Steps, capture: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from pytest_falsify.contracts.schemas import Shape, contract_schema, full_schema
+from pytest_falsify.errors import ContractError
 
 SCALARS = (
     st.none()
@@ -124,3 +125,15 @@ def test_what_is_no_json_value_is_explained_by_jsonschema_or_passes_it_too(value
     shape = Shape({"type": "string"})
 
     assert list(shape.violations(value)) != []
+
+
+def test_one_of_several_keys_is_asked_for_by_name(load, executable, vocabulary):
+    parity = vocabulary.checks["parity"]
+    parity["anyOf"] = [{"required": ["expect"]}, {"required": ["noise"]}]
+    text = executable.replace("    noise: {control: control}\n", "")
+
+    with pytest.raises(ContractError) as caught:
+        load(text.replace("    expect: {rel_l2: 1e-3}\n", ""))
+
+    assert caught.value.what == "`check` has no `expect` or `noise`"
+    assert caught.value.remedy == "add `expect:` or `noise:`"

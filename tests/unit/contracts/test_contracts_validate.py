@@ -113,6 +113,31 @@ def test_the_schema_is_a_schema():
         (("targets:\n  tiny", "target:\n  tiny"),
          "`FALSIFY-TINY-001` has a check but the contract has no targets",
          "target: `targets` at the top", "rename `target` to `targets`"),
+        (("  require: FUNCTIONAL", "  requires: FUNCTIONAL"),
+         "unknown key `requires`, which nothing reads",
+         "falsification_tests[0].requires: `require`", "did you mean `require`?"),
+        (("  check: {kind: d", "  chek: {kind: d"),
+         "unknown key `chek`, which nothing reads",
+         "falsification_tests[1].chek: `check`", "did you mean `check`?"),
+        (("  targets: [tiny]", "  target: [tiny]"),
+         "unknown key `target`, which nothing reads",
+         "falsification_tests[1].target: `targets`", "did you mean `targets`?"),
+        (("  targets: [tiny]", "  input: [ids]"),
+         "unknown key `input`, which nothing reads",
+         "falsification_tests[1].input: `inputs`", "did you mean `inputs`?"),
+        (("inputs:\n  prompt", "input: {}\ninputs:\n  prompt"),
+         "unknown key `input`, which nothing reads",
+         "input: `inputs`", "did you mean `inputs`?"),
+        (("  targets: [tiny]", "  discharge: {machine: 3}"),
+         "unknown key `machine`",
+         "falsification_tests[1].discharge.machine: one of machines, platforms",
+         "did you mean `machines`?"),
+        (("  targets: [tiny]", "  discharge: {machines: two}"),
+         "`machines` is a string (`two`)",
+         "falsification_tests[1].discharge.machines: how many machines", None),
+        (("  targets: [tiny]", "  discharge: {repeats: 0}"),
+         "`0` is not what `repeats` can be",
+         "falsification_tests[1].discharge.repeats: how often", None),
         (("equations:", "equations: 3\nthe_equations:"),
          "`equations` is a number (3)",
          "equations: a mapping of names", None),
@@ -124,6 +149,17 @@ def test_one_mistake_is_one_exact_message(refused, change, what, at, remedy):
     assert what == error.what
     assert error.expected.startswith(at)
     assert remedy == error.remedy
+
+
+@pytest.mark.parametrize(
+    "line", ["requires: [a GPU]", "given: x", "mutant_registry: []", "check_by_hand: weekly"]
+)
+def test_other_keys_are_left_alone(load, executable, line):
+    load(executable.replace("  targets: [tiny]", f"  {line}"))
+
+
+def test_prose_may_use_any_key(load):
+    load("falsification_tests:\n- {id: A, chek: this, requires: PARTIAL, input: that}\n")
 
 
 def test_the_line_is_that_of_the_wrong_value(load, executable):
