@@ -95,6 +95,12 @@ class Check(Protocol):
         """Judge what was captured. It decides on nothing else, so it can be replayed."""
 
 
+def stages_plan(claim: Claim) -> Plan:
+    """Return what a check of stages observes: an answer only where tokens are decoded."""
+    steps = claim.parameter("decode_steps", 0)
+    return claim.plan(decode_steps=steps, needs_answer=steps > 0)
+
+
 def pairs(
     claim: Claim, plan: Plan, *, roles: tuple[str, str] = ("subject", "oracle")
 ) -> tuple[Request, ...]:
@@ -168,6 +174,12 @@ OBSERVED: Mapping[str, Any] = {
         ],
     },
     "inputs": INPUTS,
+}
+DECODE_STEPS: Mapping[str, Any] = {
+    "description": "how many tokens are decoded after the prefill, and looked at as well; 0",
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 100_000,
 }
 PAIR: Mapping[str, Any] = {
     "subject": CAPTURE_NAME,

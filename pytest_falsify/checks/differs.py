@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.checks.base import PAIR, Captures, Compare, Request, by_input, pairs
+from pytest_falsify.checks.base import (
+    DECODE_STEPS,
+    PAIR,
+    Captures,
+    Compare,
+    Request,
+    by_input,
+    pairs,
+    stages_plan,
+)
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
@@ -30,6 +39,7 @@ class Differs:
     kind: ClassVar[str] = "differs"
     parameters: ClassVar[Mapping[str, Any]] = {
         **PAIR,
+        "decode_steps": DECODE_STEPS,
         "by": {
             "description": "the relative L2 error that every site exceeds; 0 (any bit) by default",
             "type": "number",
@@ -40,7 +50,7 @@ class Differs:
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for the subject and the oracle on every input."""
-        return pairs(claim, claim.plan())
+        return pairs(claim, stages_plan(claim))
 
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Look for a site that is the same."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.checks.base import PAIR, Captures, Compare, Request, by_input, pairs
+from pytest_falsify.checks.base import (
+    DECODE_STEPS,
+    PAIR,
+    Captures,
+    Compare,
+    Request,
+    by_input,
+    pairs,
+    stages_plan,
+)
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.verdict import (
     Judged,
@@ -33,12 +42,12 @@ class Identical:
     """Refuted by the first bit that differs."""
 
     kind: ClassVar[str] = "identical"
-    parameters: ClassVar[Mapping[str, Any]] = PAIR
+    parameters: ClassVar[Mapping[str, Any]] = {**PAIR, "decode_steps": DECODE_STEPS}
     required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for the subject and the oracle on every input."""
-        return pairs(claim, claim.plan(needs_answer=False))
+        return pairs(claim, stages_plan(claim))
 
     def judge(self, _claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Compare bits."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
+    DECODE_STEPS,
     PAIR,
     Captures,
     Compare,
@@ -16,6 +17,7 @@ from pytest_falsify.checks.base import (
     by_input,
     control_requests,
     pairs,
+    stages_plan,
 )
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.rule import Rule, conclusion, is_estimated, is_measured
@@ -50,13 +52,18 @@ class Parity:
     """Refuted by the first site, or the worst row of a site, beyond its limit or its floor."""
 
     kind: ClassVar[str] = "parity"
-    parameters: ClassVar[Mapping[str, Any]] = {**PAIR, "expect": LIMITS_SCHEMA, "noise": NOISE}
+    parameters: ClassVar[Mapping[str, Any]] = {
+        **PAIR,
+        "decode_steps": DECODE_STEPS,
+        "expect": LIMITS_SCHEMA,
+        "noise": NOISE,
+    }
     required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
     one_of: ClassVar[tuple[str, ...]] = ("expect", "noise")
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for the subject, the oracle and the control, if any, on every input."""
-        plan = claim.plan(needs_answer=False)
+        plan = stages_plan(claim)
         return (*pairs(claim, plan), *control_requests(claim, plan))
 
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:

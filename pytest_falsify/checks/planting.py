@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pytest_falsify.compare.align import TOKENS
 from pytest_falsify.compare.faults import Planted, plant_all, smallest_caught
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ MEASURED_SITES = 4
 """At how many sites the smallest fault is searched for."""
 
 Refutes = Callable[["Comparison"], bool]
+RefutesSite = Callable[["Site", "CapturedTensor"], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +38,30 @@ class Pair:
     compare: Compare
     refutes: Refutes
 
-    def refutes_at(self, site: Site, tensor: CapturedTensor) -> bool:
-        """Tell whether the check refutes a subject with this tensor at this site.
+    def refutes_at(self, steps: Sequence[Site], tensor: CapturedTensor) -> bool:
+        """Tell whether the check refutes a subject with this tensor, seeing nothing else.
 
-        It sees no other site but those that it judges together with this one: see ``pools``.
+        Args:
+            steps: the site of the tensor, or the decode steps that it is of; see ``_together``.
+            tensor: the faulty one.
         """
-        together = _judged_together(site, self.subject)
-        mine = {each: self.subject.tensors[each] for each in together} | {site: tensor}
+        parts = _apart(tensor, [self.subject.tensors[each] for each in steps])
+        mine = dict(zip(steps, parts, strict=True))
+        theirs = {each: self.oracle.tensors[each] for each in steps}
         subject = replace(self.subject, tensors=mine, missing=())
-        theirs = {each: self.oracle.tensors[each] for each in together}
-        oracle = replace(self.oracle, tensors=theirs, missing=())
-        return self.refutes(self.compare(subject, oracle))
+        return self.refutes(self.compare(subject, replace(self.oracle, tensors=theirs, missing=())))
+
+    def joined(self) -> tuple[Capture, RefutesSite]:
+        """Return the subject with its decode steps joined, and the check of one of its sites."""
+        pools = decode_pools(self.subject)
+        tensors = {
+            steps[0]: _together([self.subject.tensors[each] for each in steps])
+            for steps in pools.values()
+        }
+        return (
+            replace(self.subject, tensors=tensors),
+            lambda site, tensor: self.refutes_at(pools[site], tensor),
+        )
 
 
 def plant(pairs: Iterable[Pair]) -> dict[str, Any]:
@@ -66,34 +84,71 @@ def plant(pairs: Iterable[Pair]) -> dict[str, Any]:
     return {**faults, "missed": missed} if missed else faults
 
 
-def _judged_together(site: Site, capture: Capture) -> Sequence[Site]:
-    """Return the decode steps of a site's stage and layer, in order, or the site alone."""
-    if site.step <= 0:
-        return [site]
-    return [
-        each
-        for each in capture.tensors
-        if each.step > 0 and (each.layer, each.stage) == (site.layer, site.stage)
-    ]
+def decode_pools(capture: Capture) -> dict[Site, list[Site]]:
+    """Return the sites that are taken as one tensor, by the first of them, in the capture's order.
+
+    A decode step alone has one token: nothing in it can be shifted, and a fault of a few percent
+    hides in its noise. What faults an operation has, it has at every step. Steps whose tensors
+    grow, or hold the same tokens again, as caches do, stay apart, and so does the prefill.
+    """
+    groups: dict[tuple[int | None, str], list[Site]] = {}
+    for site in capture.tensors:
+        if site.step > 0:
+            groups.setdefault((site.layer, site.stage), []).append(site)
+    pools = {site: [site] for site in capture.tensors}
+    for group in groups.values():
+        if _is_one([capture.tensors[site] for site in group]):
+            pools |= {group[0]: group}
+            for site in group[1:]:
+                del pools[site]
+    return pools
+
+
+def _is_one(steps: Sequence[CapturedTensor]) -> bool:
+    tokens = [token for each in steps for token in each.positions]
+    shapes = {(each.dims, _width(each)) for each in steps}
+    return len(shapes) == 1 and None not in next(iter(shapes)) and len({*tokens}) == len(tokens)
+
+
+def _width(tensor: CapturedTensor) -> tuple[int, ...] | None:
+    """Return the shape of one token; None where there is no axis of tokens."""
+    names = tensor.dims.split()
+    shape = zip(names, tensor.array.shape, strict=True)
+    return tuple(length for name, length in shape if name != TOKENS) if TOKENS in names else None
+
+
+def _together(steps: Sequence[CapturedTensor]) -> CapturedTensor:
+    if len(steps) == 1:
+        return steps[0]
+    axis = steps[0].dims.split().index(TOKENS)
+    positions = tuple(token for each in steps for token in each.positions)
+    array = np.concatenate([each.array for each in steps], axis)
+    return replace(steps[0], array=array, positions=positions)
+
+
+def _apart(tensor: CapturedTensor, steps: Sequence[CapturedTensor]) -> list[CapturedTensor]:
+    if len(steps) == 1:
+        return [tensor]
+    axis = tensor.dims.split().index(TOKENS)
+    ends = list(accumulate(len(each.positions) for each in steps))[:-1]
+    parts = np.split(tensor.array, ends, axis)
+    return [replace(each, array=part) for each, part in zip(steps, parts, strict=True)]
 
 
 def _plant_in(pair: Pair) -> Planted:
-    chosen = spread(tuple(pair.subject.tensors), sizes=_sizes(pair.subject))
-    return plant_all(pair.subject, pair.refutes_at, sites=chosen)
+    subject, refutes = pair.joined()
+    chosen = spread(tuple(subject.tensors), sizes=_sizes(subject))
+    return plant_all(subject, refutes, sites=chosen)
 
 
 def _weakest(pairs: Sequence[Pair], *, row: bool) -> float | None:
     found = [
-        smallest_caught(pair.subject, site, pair.refutes_at, row=row)
-        for pair in pairs
-        for site in _few(tuple(pair.subject.tensors))
+        smallest_caught(subject, site, refutes, row=row)
+        for subject, refutes in (pair.joined() for pair in pairs)
+        for site in _evenly(tuple(subject.tensors), MEASURED_SITES)
     ]
     sizes = [size for size in found if size is not None]
     return max(sizes) if sizes and len(sizes) == len(found) else None
-
-
-def _few(sites: Sequence[Site]) -> Sequence[Site]:
-    return _evenly(sites, MEASURED_SITES)
 
 
 def spread(sites: Sequence[Site], *, sizes: Sequence[int]) -> Sequence[Site]:

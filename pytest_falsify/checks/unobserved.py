@@ -11,6 +11,7 @@ from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.answers import differing_step, has_nonfinite
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
+    DECODE_STEPS,
     OBSERVED,
     Captures,
     Compare,
@@ -33,7 +34,7 @@ class Unobserved:
     kind: ClassVar[str] = "unobserved"
     parameters: ClassVar[Mapping[str, Any]] = {
         "subject": CAPTURE_NAME,
-        "decode_steps": {"type": "integer", "minimum": 0, "maximum": 100_000},
+        "decode_steps": DECODE_STEPS,
         **OBSERVED,
     }
     required: ClassVar[tuple[str, ...]] = ("subject",)

@@ -134,6 +134,7 @@ def compare_captures(subject: Capture, oracle: Capture) -> Comparison:
         )
         raise AlignmentError(msg, expected="two captures of one input")
     shared = [site for site in oracle.tensors if site in subject.tensors]
+    _refuse_other_steps(subject, oracle, max((site.step for site in shared), default=0))
     found = set(shared)
     every = (*subject.tensors, *oracle.tensors, *subject.missing, *oracle.missing)
     return Comparison(
@@ -145,6 +146,21 @@ def compare_captures(subject: Capture, oracle: Capture) -> Comparison:
         subject=subject.identity.digest,
         oracle=oracle.identity.digest,
     )
+
+
+def _refuse_other_steps(subject: Capture, oracle: Capture, steps: int) -> None:
+    """Refuse decode steps that were fed what the two sides had chosen differently before."""
+    if oracle.inputs.forced or steps < 1:
+        return
+    both = zip(subject.continuation[:steps], oracle.continuation[:steps], strict=False)
+    for step, (mine, theirs) in enumerate(both, start=1):
+        if mine != theirs:
+            msg = f"decode step {step} was fed other tokens: subject {mine}, oracle {theirs}"
+            raise AlignmentError(
+                msg,
+                expected="the same tokens at every step that is compared",
+                remedy=f"force them: `forced: {list(oracle.continuation)}` beside the input's text",
+            )
 
 
 def compare_tensors(

@@ -192,17 +192,10 @@ def _of_any(plant: Plant) -> Callable[[Capture, Site], Array | None]:
     return lifted
 
 
-def _token_replaced(capture: Capture, site: Site) -> Array | None:
-    """Return the values with one token's in the place of the next one's.
-
-    A decode step has one token: it gets the values of the step before it, or else of the one after.
-    """
-    tensor = capture.tensors[site]
+def _token_replaced(tensor: CapturedTensor) -> Array | None:
     axis = _axis(tensor, "t")
-    if axis is None or tensor.array.size == 0:
+    if axis is None or tensor.array.shape[axis] < 2:  # noqa: PLR2004
         return None
-    if tensor.array.shape[axis] == 1:
-        return _of_another(capture, site, step=1) if site.step > 0 else None
     faulty = np.moveaxis(tensor.array.copy(), axis, 0)
     middle = len(faulty) // 2
     faulty[middle] = faulty[middle - 1]
@@ -260,21 +253,17 @@ def _one_value(value: float) -> Plant:
 
 def _layer_exchanged(capture: Capture, site: Site) -> Array | None:
     """Return the values of the same stage in another layer: the next, or else the one before."""
-    return None if site.layer is None else _of_another(capture, site, layer=-1)
-
-
-def _of_another(capture: Capture, site: Site, *, step: int = 0, layer: int = 0) -> Array | None:
-    """Return the values of the same stage so many steps and layers before, or else after."""
-    for sign in (-1, 1):
-        at = None if site.layer is None else site.layer + sign * layer
-        other = capture.tensors.get(Site(site.step + sign * step, at, site.stage))
+    if site.layer is None:
+        return None
+    for layer in (site.layer + 1, site.layer - 1):
+        other = capture.tensors.get(Site(site.step, layer, site.stage))
         if other is not None and other.array.shape == capture.tensors[site].array.shape:
             return other.array
     return None
 
 
 FAULTS = (
-    Fault(name="token replaced", plant=_token_replaced),
+    Fault(name="token replaced", plant=_of_any(_token_replaced)),
     Fault(name="tokens shifted by one", plant=_of_any(_tokens_shifted)),
     Fault(name="heads swapped", plant=_of_values(_heads_swapped)),
     Fault(name="rotary halves interleaved", plant=_interleaved),
