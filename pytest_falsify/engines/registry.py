@@ -13,6 +13,7 @@ BUILT_IN = {
     "command": "pytest_falsify.engines.command:CommandEngine",
     "disaggregated": "pytest_falsify.disaggregation.engine:DisaggregatedEngine",
     "llama.cpp": "pytest_falsify.engines.llama_cpp:LlamaCppEngine",
+    "onnxruntime": "pytest_falsify.engines.onnxruntime:OnnxRuntimeEngine",
     "python": "pytest_falsify.engines.python:PythonEngine",
     "recorded": "pytest_falsify.engines.recorded:RecordedEngine",
     "transformers": "pytest_falsify.engines.transformers:TransformersEngine",
