@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from pytest_falsify.captures.plan import Plan
     from pytest_falsify.contracts.model import CaptureSpec, Target
     from pytest_falsify.engines.base import Answer, Sink
+    from pytest_falsify.engines.grafting import Write
     from pytest_falsify.stages.vocabulary import Site
 
 INSTALL = "pip install 'pytest-falsify[hf]'"
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """What configurations of transformers call the number of a mixture's experts."""
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "dtype": "float32",
     "attention": "eager",
     "experts": None,
@@ -97,7 +98,7 @@ class TransformersEngine:
         if find_spec("torch") is None or find_spec("transformers") is None:
             msg = "engine transformers: torch and transformers are not installed"
             raise Blocked(msg, remedy=INSTALL)
-        settings = {**_DEFAULTS, **spec.options}
+        settings = {**DEFAULTS, **spec.options}
         if settings["batch"]:
             settings["batch"] = {"padding": LEFT, **settings["batch"]}
         folder = model_folder(target, root)
