@@ -11,7 +11,6 @@ So a leg is not blamed for what it inherited.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from pytest_falsify.disaggregation.transfer import Transfer
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor
@@ -86,7 +87,7 @@ def held_after_prefill(subject: Capture, oracle: Capture) -> tuple[Capture, Capt
         for site in cache_sites(oracle, 1)
     }
     mine = {site: subject.tensors[site] for site in cache_sites(subject, 0)}
-    return _only(subject, mine), _only(oracle, theirs)
+    return _only(subject, mine, subject), _only(oracle, theirs, subject)
 
 
 def decoded(subject: Capture, replay: Capture) -> tuple[Capture, Capture]:
@@ -98,7 +99,7 @@ def decoded(subject: Capture, replay: Capture) -> tuple[Capture, Capture]:
             for site, tensor in each.tensors.items()
             if site.stage in CACHES and site.step > 0
         }
-        sides.append(_only(each, tensors))
+        sides.append(_only(each, tensors, subject))
     return sides[0], sides[1]
 
 
@@ -193,8 +194,10 @@ def _scaled(site: Site, x: Array, y: Array, bound: Array, is_bounded: Array) -> 
     return None
 
 
-def _only(capture: Capture, tensors: dict[Site, CapturedTensor]) -> Capture:
-    return replace(capture, tensors=tensors, missing=())
+def _only(capture: Capture, tensors: dict[Site, CapturedTensor], fed: Capture) -> Capture:
+    """Return a part of a capture; the oracle chose the tokens that the others were forced to."""
+    inputs = replace(capture.inputs, forced=fed.inputs.forced)
+    return replace(capture, inputs=inputs, tensors=tensors, missing=())
 
 
 def _without_last(tensor: CapturedTensor) -> CapturedTensor:
@@ -205,7 +208,7 @@ def _last(tensor: CapturedTensor) -> CapturedTensor:
     return replace(tensor, array=tensor.array[-1:], positions=tensor.positions[-1:])
 
 
-def named(legs: Iterator[Leg]) -> str:
+def named(legs: Iterable[Leg]) -> str:
     """Return the first of some legs, as evidence has it; ``none`` for none."""
     order = list(Leg)
     found = sorted(legs, key=order.index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from disaggregation_support import FAMILIES, save_model
+from disaggregation_support import FAMILIES, Bench, save_model
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +12,9 @@ def families(tmp_path_factory):
     pytest.importorskip("transformers")
     root = tmp_path_factory.mktemp("families")
     return {name: save_model(name, root / name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def bench(families):
+    """The llama on trial."""
+    return Bench(folder=families["llama"])

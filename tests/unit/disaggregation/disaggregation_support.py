@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pytest_falsify._maker import CaptureMaker
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
-from pytest_falsify.contracts.model import CaptureSpec, Target
+from pytest_falsify.captures.pool import CapturePool
+from pytest_falsify.checks.claim import Claim
+from pytest_falsify.checks.registry import check
+from pytest_falsify.compare.comparison import compare_captures
+from pytest_falsify.contracts.model import (
+    CaptureSpec,
+    CheckSpec,
+    Contract,
+    Falsifier,
+    InputSpec,
+    Target,
+)
 from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from pytest_falsify.checks.base import Captures, Request
+    from pytest_falsify.checks.verdict import Verdict
 
 CACHES = ("k_cache", "v_cache")
 TOKENS = tuple(range(3, 14))
@@ -58,3 +75,62 @@ def prompt(tokens=TOKENS, forced=()) -> TokenInputs:
 
 def watching(*stages: str, steps: int = 2, has_transfer: bool = True) -> Plan:
     return Plan(stages=stages or CACHES, decode_steps=steps, has_transfer=has_transfer)
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One model on trial: captures are made as falsifiers have them made."""
+
+    folder: Path
+    tokens: tuple[int, ...] = tuple(range(3, 24))
+    pool: CapturePool = field(default_factory=CapturePool)
+
+    def claim(self, kind: str, options: Mapping[str, Any], **parameters: Any) -> Claim:
+        """Return the claim of a check about a disaggregated subject and a monolithic oracle."""
+        both = {"subject": "subject", "oracle": "oracle"}
+        named = both if "oracle" in check(kind).required else {"subject": "subject"}
+        engines = {
+            "oracle": ("transformers", {}),
+            "control": ("transformers", {"attention": "sdpa"}),
+            "subject": ("disaggregated", options),
+        }
+        captures = {
+            name: CaptureSpec(name=name, engine=engine_name, line=1, options=own)
+            for name, (engine_name, own) in engines.items()
+        }
+        stated = {name: each for name, each in parameters.items() if each is not None}
+        spec = CheckSpec(kind=kind, line=1, parameters=named | stated)
+        return Claim(
+            contract=Contract(
+                path=Path("c.yaml"),
+                id="C",
+                captures=captures,
+                inputs={"prompt": InputSpec(name="prompt", line=1, tokens=self.tokens)},
+            ),
+            falsifier=Falsifier(id="FALSIFY-1", line=1, check=spec),
+            target=Target(name="here", model=str(self.folder), line=1),
+        )
+
+    def captures(self, claim: Claim) -> Captures:
+        """Return what the check of a claim asks for."""
+        make = CaptureMaker(
+            target=claim.target, device="cpu", pool=self.pool, root=Path(), claim=claim
+        )
+        made: dict[Request, Any] = {}
+        for each in check(claim.check.kind).requests(claim):
+            made[each] = make(
+                each.capture,
+                each.input,
+                stages=each.plan.stages,
+                layers=each.plan.layers,
+                decode_steps=each.plan.decode_steps,
+                has_transfer=each.plan.has_transfer,
+                is_fresh=each.is_fresh,
+                **(each.variant.of(made) if each.variant else {}),
+            )
+        return made
+
+    def judge(self, kind: str, options: Mapping[str, Any], **parameters: Any) -> Verdict:
+        """Return the verdict of a check."""
+        claim = self.claim(kind, options, **parameters)
+        return check(kind).judge(claim, self.captures(claim), compare_captures)

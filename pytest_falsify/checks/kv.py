@@ -1,0 +1,318 @@
+"""`kv`: the cache is right after prefill, after the transfer and at decode; else the leg is named.
+
+Prefill and decode are held against limits or a control's noise, the transfer against the bound
+that its codec declares. No leg is blamed for what it was given: see ``disaggregation.legs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pytest_falsify.captures.plan import CACHES, Plan
+from pytest_falsify.checks.base import (
+    CAPTURE_NAME,
+    OBSERVED,
+    Captures,
+    Compare,
+    Request,
+    Variant,
+    by_input,
+)
+from pytest_falsify.checks.claim import parse_layers
+from pytest_falsify.checks.parity import NOISE
+from pytest_falsify.checks.planting import Pair, plant
+from pytest_falsify.checks.verdict import Judged, Verdict, coverage, inconclusive, worst
+from pytest_falsify.compare.faults import plant_all, smallest_caught
+from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits, violations
+from pytest_falsify.compare.noise import Judgement, judge_noise
+from pytest_falsify.disaggregation.legs import (
+    Leg,
+    cache_sites,
+    decoded,
+    excess,
+    held_after_prefill,
+    is_finite,
+    named,
+    transferred,
+    was_changed,
+)
+from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.stages.vocabulary import TRANSFER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.compare.comparison import Comparison
+
+    Runs = Mapping[tuple[str, int], Capture]
+
+DECODE_STEPS = 8
+REPLAY = "replay"
+
+
+class Kv:
+    """Refuted by the first leg whose part of the cache is beyond what it may be off."""
+
+    kind: ClassVar[str] = "kv"
+    parameters: ClassVar[Mapping[str, Any]] = {
+        "subject": CAPTURE_NAME,
+        "oracle": CAPTURE_NAME,
+        "decode_steps": {
+            "description": f"how many steps are decoded, with the oracle's tokens; {DECODE_STEPS}",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 100_000,
+            "default": DECODE_STEPS,
+        },
+        "expect": LIMITS_SCHEMA,
+        "noise": NOISE,
+        "layers": OBSERVED["layers"],
+        "inputs": OBSERVED["inputs"],
+    }
+    required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
+    one_of: ClassVar[tuple[str, ...]] = ("expect", "noise")
+
+    def requests(self, claim: Claim) -> tuple[Request, ...]:
+        """Ask for the oracle's run, the subject's on its tokens, and good code's on its cache."""
+        steps = claim.parameter("decode_steps", DECODE_STEPS)
+        return tuple(
+            each
+            for name in claim.inputs
+            for each in leg_requests(claim, name, steps=steps, replays={0: False})
+        )
+
+    def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
+        """Judge the legs of every input."""
+        rule = Rule.of(claim, compare)
+        layers = parse_layers(claim.parameter("layers", "all"))
+        found = {
+            name: Legs.of(_chosen(runs, layers), rule) for name, runs in by_input(captures).items()
+        }
+        if not found:
+            return inconclusive("nothing was compared")
+        judged = tuple(each for one in found.values() for each in one.judged)
+        guilty = {
+            leg: f"{leg.value}, on {name}: {reason}"
+            for name, one in reversed(found.items())
+            for leg, reason in one.guilty.items()
+        }
+        outcome, reasons = _concluded(found, guilty)
+        observed = {
+            "calibration": "measured" if claim.parameter("noise") else "uncalibrated",
+            "guilty": [leg.value for leg in Leg if leg in guilty],
+            "leg": named(guilty),
+            "worst": worst(judged),
+        }
+        return Verdict(
+            outcome=outcome,
+            reasons=reasons,
+            observed=observed,
+            coverage=coverage(captures.values()),
+            faults=_planted(found.values()) if outcome is Outcome.HELD else None,
+            judged=judged,
+        )
+
+
+def leg_requests(
+    claim: Claim, name: str, *, steps: int, replays: Mapping[int, bool]
+) -> tuple[Request, ...]:
+    """Return the requests of one input that the legs are judged from.
+
+    Args:
+        claim: names subject, oracle and perhaps a control.
+        name: the input.
+        steps: how many decode steps.
+        replays: by number, whether good code resumes from what was sent instead of what arrived.
+    """
+    plan = Plan(stages=CACHES, decode_steps=steps)
+    oracle = Request(role="oracle", capture=claim.parameter("oracle"), input=name, plan=plan)
+    forced = Variant(forced_by=oracle)
+    subject = Request(
+        role="subject",
+        capture=claim.parameter("subject"),
+        input=name,
+        plan=replace(plan, has_transfer=True),
+        variant=forced,
+    )
+    found = [oracle, subject]
+    found += [
+        Request(
+            role=REPLAY,
+            capture=oracle.capture,
+            input=name,
+            plan=plan,
+            run=run,
+            variant=replace(forced, resumes=subject, sent=is_sent),
+        )
+        for run, is_sent in replays.items()
+    ]
+    noise = claim.parameter("noise")
+    if noise is not None:
+        found.append(
+            Request(role="control", capture=noise["control"], input=name, plan=plan, variant=forced)
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How far prefill and decode may be off: stated limits, a control's noise, or both."""
+
+    compare: Compare
+    expect: Mapping[str, Any] | None
+    ratios: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, claim: Claim, compare: Compare) -> Rule:
+        """Return the rule of a claim."""
+        noise = claim.parameter("noise", {})
+        ratios = {key: value for key, value in noise.items() if key != "control"}
+        return cls(compare=compare, expect=claim.parameter("expect"), ratios=ratios)
+
+    def judged(self, label: str, pair: Sides, control: Sides | None) -> Judged:
+        """Compare two sides and mark what is beyond."""
+        comparison = self.compare(*pair)
+        allowed = self.compare(*control) if control else None
+        return Judged(
+            label=label,
+            comparison=comparison,
+            violations=violations(comparison, parse_limits(self.expect)) if self.expect else (),
+            noise=judge_noise(comparison, allowed, **self.ratios) if allowed else (),
+        )
+
+    def pair(self, pair: Sides, control: Sides | None) -> Pair:
+        """Return what faults are planted in."""
+        allowed = self.compare(*control) if control else None
+
+        def refutes(comparison: Comparison) -> bool:
+            if self.expect and violations(comparison, parse_limits(self.expect)):
+                return True
+            noise = judge_noise(comparison, allowed, **self.ratios) if allowed else ()
+            return any(each.judgement is Judgement.BUG for each in noise)
+
+        return Pair(subject=pair[0], oracle=pair[1], compare=self.compare, refutes=refutes)
+
+
+Sides = tuple["Capture", "Capture"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Legs:
+    """What became of the legs on one input.
+
+    Attributes:
+        subject: its run.
+        guilty: by leg, why.
+        undecided: why nothing can be said of a leg that is not guilty.
+        judged: the comparisons of prefill and decode.
+        pairs: what faults are planted in.
+    """
+
+    subject: Capture
+    guilty: Mapping[Leg, str]
+    undecided: tuple[str, ...]
+    judged: tuple[Judged, ...]
+    pairs: tuple[Pair, ...]
+
+    @classmethod
+    def of(cls, runs: Runs, rule: Rule) -> Legs:
+        """Judge the legs of one input."""
+        subject, oracle = runs["subject", 0], runs["oracle", 0]
+        replay, control = runs[REPLAY, 0], runs.get(("control", 0))
+        prefill = held_after_prefill(subject, oracle)
+        decode = decoded(subject, replay)
+        floors = {
+            Leg.PREFILL: (held_after_prefill(subject, control)[1], prefill[1]) if control else None,
+            Leg.DECODE: decoded(control, oracle) if control else None,
+        }
+        sides = {Leg.PREFILL: prefill, Leg.DECODE: decode}
+        judged = {leg: rule.judged(leg.value, each, floors[leg]) for leg, each in sides.items()}
+        guilty = {leg: why for leg, each in judged.items() if (why := _beyond(each))}
+        undecided = [why for leg, each in judged.items() if (why := _unsure(leg, each))]
+        arrived = transferred(subject)
+        if arrived:
+            guilty[Leg.TRANSFER] = f"{len(arrived)} sites are beyond; the first is {arrived[0]}"
+        if len(cache_sites(subject, TRANSFER)) < len(cache_sites(oracle, 1)):
+            undecided.append("transfer: what arrived was not shown")
+        if not is_finite(subject, TRANSFER):
+            guilty.pop(Leg.DECODE, None)
+            undecided.append("decode: it was given NaN or infinite values")
+        elif (changed := was_changed(subject)) is not None:
+            guilty[Leg.DECODE] = f"{changed}: it changed what had arrived"
+        return cls(
+            subject=subject,
+            guilty=guilty,
+            undecided=tuple(undecided),
+            judged=tuple(judged.values()),
+            pairs=tuple(rule.pair(each, floors[leg]) for leg, each in sides.items()),
+        )
+
+    def refutes_arrival(self, site: Any, tensor: Any) -> bool:
+        """Tell whether this tensor, arriving at this site, would be beyond the codec's bound."""
+        return excess(self.subject, site, tensor) is not None
+
+
+def _beyond(judged: Judged) -> str:
+    if judged.comparison.missing:
+        return f"{judged.comparison.missing[0]} is missing"
+    if judged.violations:
+        return f"{len(judged.violations)} limits are broken; the first is {judged.violations[0]}"
+    bugs = judged.beyond(Judgement.BUG)
+    if bugs:
+        place = ", ".join(f"{name}={index}" for name, index in bugs[0].row_position.items())
+        at = f" at {place}" if place else ""
+        first = f"{bugs[0].site}{at}: {bugs[0].reason}"
+        return f"{len(bugs)} sites are beyond their floor; the first is {first}"
+    return ""
+
+
+def _unsure(leg: Leg, judged: Judged) -> str:
+    if judged.comparison.is_empty:
+        return f"{leg.value}: nothing was compared"
+    unsure = judged.beyond(Judgement.INCONCLUSIVE)
+    return f"{leg.value}: {unsure[0].site}: {unsure[0].reason}" if unsure else ""
+
+
+def _concluded(
+    found: Mapping[str, Legs], guilty: Mapping[Leg, str]
+) -> tuple[Outcome, tuple[str, ...]]:
+    if guilty:
+        return Outcome.REFUTED, tuple(guilty[leg] for leg in Leg if leg in guilty)
+    undecided = [f"on {name}: {why}" for name, one in found.items() for why in one.undecided]
+    if undecided:
+        return Outcome.INCONCLUSIVE, (undecided[0],)
+    sites = sum(len(cache_sites(one.subject, TRANSFER)) for one in found.values())
+    return Outcome.HELD, (f"{sites} transferred caches, and what each leg made of them, hold",)
+
+
+def _chosen(runs: Runs, layers: tuple[int, ...] | None) -> Runs:
+    """Return runs with the tensors of some layers; the others were only there to resume from."""
+    if layers is None:
+        return runs
+    return {
+        key: replace(
+            run,
+            tensors={site: each for site, each in run.tensors.items() if site.layer in layers},
+        )
+        for key, run in runs.items()
+    }
+
+
+def _planted(found: Iterable[Legs]) -> dict[str, Any]:
+    """Plant faults in what each leg handed on, and add up what was made of them."""
+    every = tuple(found)
+    faults = plant(pair for one in every for pair in one.pairs)
+    smallest = [faults["smallest_caught"]]
+    missed = set(faults.get("missed", ()))
+    for one in every:
+        sites = cache_sites(one.subject, TRANSFER)
+        result = plant_all(one.subject, one.refutes_arrival, sites=sites)
+        faults["planted"] += result.planted
+        faults["caught"] += result.caught
+        missed |= {name for name, _ in result.missed}
+        smallest.append(smallest_caught(one.subject, sites[0], one.refutes_arrival))
+    faults["smallest_caught"] = None if None in smallest else max(smallest)
+    return {**faults, "missed": sorted(missed)} if missed else faults
