@@ -29,12 +29,14 @@ returns what is to stand there, or None to leave it as it is."""
 HEADS = ("q_post_rope", "k_post_rope")
 PROJECTED = ("qkv_matmul", "qkv_bias")
 PREFIX = "graft_"
-_writes: ContextVar[Mapping[Site, Write] | None] = ContextVar("graft", default=None)
+_writes: ContextVar[tuple[Mapping[Site, Write], ...]] = ContextVar("graft", default=())
 
 
 @contextmanager
 def written(model: Any, family: Family, writes: Mapping[Site, Write]) -> Iterator[None]:
     """Write into a model's stages while it runs, and leave it as it was.
+
+    Of two writes at one site the one that was begun later has the last word.
 
     Sites are those of the prefill; what is written there is written at every decode step too,
     unless the write returns None.
@@ -104,9 +106,11 @@ def _put(tensor: torch.Tensor, write: Write, part: slice = slice(None)) -> None:
 @contextmanager
 def _inside(model: Any, writes: Mapping[Site, Write]) -> Iterator[None]:
     usual = model.config._attn_implementation  # noqa: SLF001 - transformers has no other name for it
-    _register(usual)
-    model.set_attn_implementation(PREFIX + usual)
-    token = _writes.set(writes)
+    before = _writes.get()
+    if not before:
+        _register(usual)
+        model.set_attn_implementation(PREFIX + usual)
+    token = _writes.set((*before, writes))
     try:
         yield
     finally:
@@ -132,10 +136,10 @@ def _attend(
     **options: Any,
 ) -> Any:
     """Write into the heads, then call the model's own attention."""
-    writes = _writes.get() or {}
     fresh = key[:, :, -query.shape[2] :]
-    for stage, heads in zip(HEADS, (query, fresh), strict=True):
-        write = writes.get(Site(0, module.layer_idx, stage))
-        if write is not None:
-            _put(heads.transpose(1, 2), write)
+    for writes in _writes.get():
+        for stage, heads in zip(HEADS, (query, fresh), strict=True):
+            write = writes.get(Site(0, module.layer_idx, stage))
+            if write is not None:
+                _put(heads.transpose(1, 2), write)
     return usual_attention(name, module)(module, query, key, *given, **options)

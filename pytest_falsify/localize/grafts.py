@@ -6,14 +6,13 @@ that is grafted and changes nothing is guilty of something else than the diverge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.record import record
-from pytest_falsify.engines.grafting import Write, written
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.localize.evaluation import in_stage_order, to_torch
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.engines.grafting import Write
     from pytest_falsify.stages.vocabulary import Site
 
 
@@ -65,16 +65,15 @@ def graft(session: Any, receiver: Capture, donor: Capture, site: Site) -> Graft:
     Raises:
         CaptureError: when the engine cannot be written into, or the donor lacks the site.
     """
-    family = getattr(getattr(session, "visible", None), "family", None)
-    if family is None:
+    if not hasattr(session, "writes"):
         msg = "only the transformers engine can be written into"
         raise CaptureError(msg, expected="a session of the transformers engine")
     if site not in donor.tensors or site.step != 0:
         msg = f"there is no {site} to be grafted"
         raise CaptureError(msg, expected="a captured site of the prefill")
     value = to_torch(in_stage_order(site, donor.tensors[site]).array, session.model)
-    with written(session.model, family, {site: _once(value)}):
-        grafted = record(session, receiver.inputs, Plan())
+    changed = replace(session, writes={site: _once(value)})
+    grafted = record(changed, receiver.inputs, Plan())
     return Graft(
         site=site,
         before=_difference(receiver, donor),

@@ -151,9 +151,10 @@ def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
     engine.faults = made
     inputs = tokens_of(family, random)
     subject = record(engine, inputs, Plan(stages=engine.stages))
+    effects = dict(engine.effects)
     chain = build(here.evaluator, subject)
     floors = {each.site: each.own.floor for each in chain.links}
-    visibility = min(effect / floors[site] for site, effect in engine.effects.items())
+    visibility = min(effect / floors[site] for site, effect in effects.items())
     found = [name_fault(here.evaluator, subject, each.site) for each in chain.guilty]
     first, drop = habits(subject, oracle_capture(family, inputs))
     zoomed = zoomed_into(here.evaluator, engine, inputs)
@@ -161,7 +162,7 @@ def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
         family=family,
         regime=here.regime,
         faults=tuple(faults),
-        truth=frozenset(engine.effects),
+        truth=frozenset(effects),
         visibility=visibility,
         guilty=frozenset(each.site for each in chain.guilty),
         undecided=frozenset(each.site for each in chain.undecided),

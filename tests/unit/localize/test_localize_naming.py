@@ -1,0 +1,126 @@
+"""Every fault in the table is recognised where it is made, and nothing is named for no reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from localize_support import plant, site
+
+from pytest_falsify.localize.chain import build
+from pytest_falsify.localize.hypotheses import HYPOTHESES
+from pytest_falsify.localize.naming import Subject, _trial, name_fault
+
+AT = {
+    "rope layout": "0/1/q_post_rope",
+    "rope missing": "0/1/k_post_rope",
+    "rope direction": "0/0/q_post_rope",
+    "rope position": "0/1/k_post_rope",
+    "rope base": "0/0/k_post_rope",
+    "rope scaling": "0/1/q_post_rope",
+    "gqa": "0/1/attention",
+    "kv index": "0/0/attention",
+    "mask": "0/0/attn_softmax",
+    "padding": "0/1/attn_softmax",
+    "soft-cap": "0/1/attn_scores",
+    "head order": "0/0/q_post_rope",
+    "token shift": "0/1/ffn_norm",
+    "first token": "0/-/embedding",
+    "transpose": "0/0/attention",
+    "q/k/v order": "0/0/qkv_bias",
+    "gate and up": "0/1/ffn_gate",
+    "missing bias": "0/1/qkv_bias",
+    "wrong layer": "0/1/ffn_out",
+    "transposed weight": "0/0/attn_out",
+    "norm weight": "0/1/attn_norm",
+    "norm without weight": "0/-/final_norm",
+    "norm epsilon": "0/1/ffn_norm",
+    "norm kind": "0/0/attn_norm",
+    "rounded weights": "0/0/ffn_up",
+    "activation": "0/1/ffn_silu",
+    "residual": "0/0/post_ffn_residual",
+    "gate": "0/0/ffn_swigl",
+    "rounded result": "0/1/ffn_out",
+    "scale": "0/1/attn_out",
+    "offset": "0/0/ffn_out",
+    "scale and offset": "0/0/attn_out",
+}
+NEEDS_ANOTHER_MODEL = {"window"}
+
+
+def made(lab, name, where):
+    """Return a subject in which one operation was done with a fault of the table."""
+    subject = lab.capture(dtype="float32", attention="eager")
+    hypothesis = next(each for each in HYPOTHESES if each.name == name)
+    trial = _trial(lab.evaluator().narrow, subject, where)
+    fitted_to = {"scale": 1.25, "offset": 1.0, "scale and offset": 0.5}
+    if name == "first token":
+        table = trial.modules[0].weight
+        faulty = torch.cat([table[9][None], trial.expected[:-1]])
+    elif hypothesis.fitted:
+        factor = fitted_to[name]
+        shift = 0.0 if name == "scale" else 0.25
+        faulty = trial.expected * factor + shift
+    else:
+        _, compute = next(iter(hypothesis.variants(trial)))
+        with torch.inference_mode():
+            faulty = compute(trial)
+    tensors = {**subject.tensors}
+    tensors[where] = replace(tensors[where], array=faulty.detach().float().numpy())
+    return replace(subject, tensors=tensors)
+
+
+def test_every_fault_of_the_table_is_tried_here():
+    assert {each.name for each in HYPOTHESES} == AT.keys() | NEEDS_ANOTHER_MODEL
+
+
+@pytest.mark.parametrize("name", AT)
+def test_a_fault_of_the_table_is_named(lab, name):
+    where = site(AT[name])
+    subject = made(lab, name, where)
+    assert not np.array_equal(
+        subject.tensors[where].array,
+        lab.capture(dtype="float32", attention="eager").tensors[where].array,
+    )
+    named = name_fault(lab.evaluator(), subject, where)
+    assert named is not None
+    assert (name, True) == (named.fault, named.own.error < 1e-4)
+
+
+def test_the_window_is_a_fault_of_models_that_have_one():
+    from pytest_falsify.localize.hypotheses.attention import ATTENTION
+
+    assert "window" in {each.name for each in ATTENTION}
+
+
+def test_a_fault_that_is_not_in_the_table_is_not_named(lab):
+    subject = lab.capture(
+        dtype="bfloat16", attention="eager", plant=plant("0/1/attn_out", "one channel negated")
+    )
+    chain = build(lab.evaluator("bfloat16"), subject)
+    assert [site("0/1/attn_out")] == [each.site for each in chain.guilty]
+    assert name_fault(lab.evaluator("bfloat16"), subject, site("0/1/attn_out")) is None
+
+
+def test_trying_faults_leaves_the_model_as_it_was(lab):
+    evaluator = lab.evaluator()
+    model = evaluator.wide.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    for name in ("rope base", "norm weight", "missing bias", "wrong layer"):
+        name_fault(evaluator, made(lab, name, site(AT[name])), site(AT[name]))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    assert "forward" not in vars(model.model.rotary_emb)
+
+
+def test_inputs_that_were_not_captured_are_replayed(lab):
+    subject = lab.capture(
+        stages=("embedding", "q_post_rope"),
+        dtype="float32",
+        plant=plant("0/0/q_post_rope", "heads exchanged"),
+    )
+    assert site("0/0/qkv_bias") not in Subject(subject, lab.evaluator().wide)
+    assert name_fault(lab.evaluator(), subject, site("0/0/q_post_rope")).fault == "head order"
