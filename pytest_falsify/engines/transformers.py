@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.checkpoint import load_model
 from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
+from pytest_falsify.engines.grafting import written
 from pytest_falsify.engines.model_files import model_folder, weights_digest
 from pytest_falsify.engines.observer import Watch
 from pytest_falsify.engines.planted import SCHEMA as PLANT
@@ -137,6 +138,7 @@ class TransformersSession:
     weights: str
     device: str
     rounding: Rounding | None = None
+    writes: Mapping[Site, Write] = field(default_factory=dict)
     understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
     is_identity_complete: ClassVar[bool] = True
 
@@ -254,7 +256,8 @@ class TransformersSession:
         disturbed = self.rounding.disturbing(self.model) if self.rounding else nullcontext()
         plant = self.settings["plant"]
         faulty = planted(self.model, self.visible.family, plant) if plant else nullcontext()
-        with _threads(self.settings["threads"]), torch.inference_mode(), disturbed, faulty:
+        grafted = written(self.model, self.visible.family, self.writes)
+        with _threads(self.settings["threads"]), torch.inference_mode(), disturbed, faulty, grafted:
             yield
 
     def _end(self, plan: Plan) -> tuple[Site, int] | None:
