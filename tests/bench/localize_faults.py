@@ -236,9 +236,14 @@ def _padding(_choice: Choice) -> Operations:
 
 
 def _scale(choice: Choice) -> Operations:
-    stage = choice.one_of("embedding", "attn_norm", "attn_out", "ffn_norm", "ffn_up", "ffn_out")
+    stage = choice.one_of("attn_norm", "attn_out", "ffn_norm", "ffn_up", "ffn_out")
     factor = float(choice.random.choice([0.97, 1.03, 1.5, 1.01]))
     return choice.after(stage, lambda value: value * factor)
+
+
+def _embedding_scale(choice: Choice) -> Operations:
+    """Apply Gemma's scale of embeddings twice, or where there is none."""
+    return choice.after("embedding", lambda value: value * choice.config.hidden_size**0.5)
 
 
 def _score_scale(_choice: Choice) -> Operations:
@@ -498,6 +503,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="BOS", make=_bos, names=("first token",), outside=True),
     Fault(name="padding", make=_padding, names=("padding",)),
     Fault(name="scale", make=_scale, names=("scale",)),
+    Fault(name="embedding scale", make=_embedding_scale, names=("scale",), outside=True),
     Fault(name="score scale", make=_score_scale, names=("scale",)),
     Fault(name="offset", make=_offset, names=("offset",)),
     Fault(name="w against 1+w", make=_norm_weight, names=("norm weight",)),
