@@ -57,11 +57,11 @@ def routing_lines(run: Run) -> list[str]:
         "run": f"{found['run_id']}, {found['created_at']}",
         "model": found["model_id"],
         "tokenizer": found["tokenizer_id"],
-        "engine": ", ".join(f"{name}={value}" for name, value in sorted(capture.items())) or "-",
+        **{name: _words(value) for name, value in sorted(capture.items())},
         "prompt": repr(found["prompt_text"]),
         "tokens": f"{end - first}: {first}..{end}",
         "gate": "; ".join(gates),
-        "dispatch": f"{others} times not what the gate makes of the logits" if others else
+        "choices": f"{others} times not what the gate makes of the logits" if others else
         "everywhere what the gate makes of the logits",
         "derived": found["derivation"],
     }  # fmt: skip
@@ -110,6 +110,12 @@ def difference_lines(found: RoutingDifference) -> list[str]:
     if len(found.changes) > len(shown):
         lines.append(f"  and {len(found.changes) - len(shown)} more")
     return lines
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={each}" for key, each in sorted(value.items()))
+    return str(value)
 
 
 def _layer(index: int, layer: LayerRouting) -> dict[str, Any]:

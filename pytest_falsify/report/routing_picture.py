@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_falsify.routing.trace import LayerRouting, Routing
 
 LEFT, RIGHT, TOP, GAP, LINE = 64, 20, 84, 64, 16
+AXIS_HEIGHT = 26
 NARROWEST, WIDEST = 680, 1500
 LARGEST_CELL, SMALLEST_CELL = 22.0, 3.0
 MOST_TOKENS = 480
@@ -129,11 +130,11 @@ class _Frame:
 
     @property
     def map_end(self) -> float:
-        return TOP + self.map_height + GAP + (TEXT_HEIGHT if self.is_readable else 0)
+        return TOP + self.map_height + AXIS_HEIGHT + GAP + (TEXT_HEIGHT if self.is_readable else 0)
 
     @property
     def load_height(self) -> float:
-        return self.map_height + LINE
+        return self.map_height + 2 * LINE
 
     @property
     def load_cell(self) -> float:
@@ -249,10 +250,15 @@ def _loads(frame: _Frame, routing: Routing, top: float) -> Iterator[str]:
         yield from _label(frame, place, top)
         yield from _load_row(frame, routing.layers[index], index, top + place * frame.row)
     every = max(1, round(28 / frame.load_cell))
-    for expert in range(0, frame.experts, every):
-        x = LEFT + (expert + 0.5) * frame.load_cell
-        yield text(x, top + frame.map_height + LINE, str(expert), "faint", "middle")
-    yield text(LEFT - 8, top + frame.map_height + LINE, "expert", "faint", "end")
+    bottom = top + frame.map_height
+    for expert in range(frame.experts):
+        place = f'x="{LEFT + expert * frame.load_cell:.1f}" y="{bottom + 6:.1f}"'
+        fill = colour(expert, frame.experts)
+        yield f'<rect {place} width="{frame.load_cell - 0.6:.1f}" height="6" fill="{fill}"/>'
+        if expert % every == 0:
+            x = LEFT + (expert + 0.5) * frame.load_cell
+            yield text(x, bottom + 2 * LINE - 4, str(expert), "faint", "middle")
+    yield text(LEFT - 8, bottom + 2 * LINE - 4, "expert", "faint", "end")
 
 
 def _load_row(frame: _Frame, layer: LayerRouting, index: int, y: float) -> Iterator[str]:

@@ -157,7 +157,7 @@ def weigh(logits: Array, indices: Array, gate: Gate) -> Array:
 
 def group_scores(by: Array, groups: int) -> Array:
     """Return how good each group is: (tokens, groups), the sum of its two best."""
-    grouped = by.reshape(*by.shape[:-1], groups, -1)
+    grouped = by.reshape(*by.shape[:-1], groups, by.shape[-1] // groups)
     best: Array = np.sort(grouped, axis=-1)[..., -BEST_OF_GROUP:].sum(axis=-1)
     return best
 
