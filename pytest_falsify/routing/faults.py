@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from pytest_falsify.routing.gate import choose, weigh
+from pytest_falsify.routing.gate import Score, choose, weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,8 +81,9 @@ def _not_renormalised(layer: LayerRouting) -> LayerRouting | None:
 
 
 def _renormalised(layer: LayerRouting) -> LayerRouting | None:
-    """Renormalise where the model does not."""
-    if layer.gate.is_renormalised or layer.active == 1:
+    """Renormalise where the model does not, and where that changes anything."""
+    is_whole = layer.gate.is_renormalised or layer.gate.score is Score.SOFTMAX_OF_CHOSEN
+    if is_whole:
         return None
     wide = layer.weights.astype(np.float64)
     return replace(
