@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.capture import Identity
+from pytest_falsify.engines.activations import Q8, round_activations
 from pytest_falsify.engines.checkpoint import load_model
 from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
 from pytest_falsify.engines.grafting import written
@@ -85,6 +86,11 @@ class TransformersEngine:
             "required": ["size"],
             "additionalProperties": False,
         },
+        "activations": {
+            "enum": [Q8],
+            "description": "round what goes into each product to blocks of 8 bits, as engines with "
+            "quantised weights do: a control for them",
+        },
         "plant": PLANT,
         "config": {
             "type": "object",
@@ -107,6 +113,8 @@ class TransformersEngine:
         model = load_model(folder, settings, device)
         if settings["experts"]:
             _set_experts(model, settings["experts"])
+        if settings.get("activations") == Q8:
+            round_activations(model)
         rounding = Rounding(**settings["rounding"]) if settings["rounding"] else None
         if rounding:
             rounding.disturb_weights(model)
