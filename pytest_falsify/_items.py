@@ -150,12 +150,18 @@ class FalsifierItem(pytest.Function):
                 self.claim,
                 self.stash[VERDICT],
                 place=self.place(),
-                command=f"pytest --falsify '{self.nodeid}'",
+                command=self._again(),
                 is_full=self.config.get_verbosity() > 0,
             )
         if isinstance(excinfo.value, FalsifyError):
             return self.explain(excinfo.value)
         return super().repr_failure(excinfo)
+
+    def _again(self) -> str:
+        """Return what runs this one item again, typed where pytest was started."""
+        path = os.path.relpath(self.path, self.config.invocation_params.dir)
+        permission = " --falsify-allow-commands" if may_run_commands(self.config) else ""
+        return f"pytest --falsify{permission} '{path}::{self.name}'"
 
     def explain(self, error: FalsifyError) -> str:
         """Return an error's text with the falsifier's place where it has none of its own."""

@@ -19,6 +19,7 @@ from pytest_falsify.checks.base import (
     control_requests,
     pairs,
 )
+from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED
 from pytest_falsify.checks.verdict import Verdict, held, inconclusive, refuted
 from pytest_falsify.compare.tokens import SIGMAS, Change, Choice, top_changes
 
@@ -91,7 +92,7 @@ class TopK:
             "flips": len(flips),
             "ties": ties,
             "tokens": tokens,
-            "calibration": "measured" if claim.parameter("noise") else "uncalibrated",
+            "calibration": MEASURED if claim.parameter("noise") else UNCALIBRATED,
         }
         if flips:
             name, worst = flips[0]

@@ -20,7 +20,14 @@ from pytest_falsify.checks.base import (
     stages_plan,
 )
 from pytest_falsify.checks.planting import Pair, plant
-from pytest_falsify.checks.rule import Rule, conclusion, is_estimated, is_measured
+from pytest_falsify.checks.rule import (
+    MEASURED,
+    UNCALIBRATED,
+    Rule,
+    conclusion,
+    is_estimated,
+    is_measured,
+)
 from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted, worst
 from pytest_falsify.compare.comparison import counting
 from pytest_falsify.compare.limits import LIMITS_SCHEMA, Limits, parse_limits
@@ -123,7 +130,7 @@ def _observed(judged: Sequence[Judged]) -> dict[str, Any]:
             for one in judged
             for site in one.comparison.sites
         ),
-        "calibration": "measured" if is_measured(judged) else "uncalibrated",
+        "calibration": MEASURED if is_measured(judged) else UNCALIBRATED,
         "worst": worst(judged),
     }
     if is_estimated(judged):

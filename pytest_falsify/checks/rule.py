@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.compare.noise import SiteNoise
 
+MEASURED, UNCALIBRATED = "measured", "uncalibrated"
+"""Where what is allowed comes from: a control, or somebody's guess."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
@@ -42,7 +45,12 @@ class Rule:
         elif any(each.judgement is not Judgement.NOISE for each in noise):
             advice = self._smallest_ratios(comparison, noise)
         return Judged(
-            label=label, comparison=comparison, violations=broken, noise=noise, advice=advice
+            label=label,
+            comparison=comparison,
+            violations=broken,
+            noise=noise,
+            advice=advice,
+            calibration=MEASURED if noise else UNCALIBRATED,
         )
 
     def refutes(self, comparison: Comparison) -> bool:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.checks.identical import bitwise
-from pytest_falsify.checks.rule import Rule, conclusion
+from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, conclusion
 from pytest_falsify.compare.comparison import compare_captures, counting
 from pytest_falsify.compare.limits import parse_limits
 from pytest_falsify.ledger.evidence import Outcome
@@ -86,7 +86,7 @@ def conclude(
         reason = _equality(judged, outcome, reason)
     return Conclusion(
         standing=_STANDINGS[outcome],
-        calibration="measured" if control else "uncalibrated",
+        calibration=MEASURED if control else UNCALIBRATED,
         reason=reason,
         judged=judged,
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.base import Captures
-    from pytest_falsify.compare.comparison import Comparison, SiteComparison
+    from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.compare.limits import Violation
     from pytest_falsify.compare.noise import Judgement, SiteNoise
     from pytest_falsify.localize.chain import Chain
@@ -26,6 +26,8 @@ class Judged:
         label: which input or run it is about.
         noise: every site judged against its floor, where a control was captured.
         advice: the tightest limits that would have passed, as a contract would write them.
+        calibration: whether what is allowed was ``measured`` by a control or is ``uncalibrated``;
+            empty where nothing but equality is allowed.
     """
 
     label: str
@@ -33,6 +35,7 @@ class Judged:
     violations: tuple[Violation, ...] = ()
     noise: tuple[SiteNoise, ...] = ()
     advice: str = ""
+    calibration: str = ""
 
     def beyond(self, judgement: Judgement) -> tuple[SiteNoise, ...]:
         """Return the sites that are judged so, in causal order."""
@@ -138,13 +141,10 @@ def coverage(captures: Iterable[Capture]) -> dict[str, int]:
 
 def worst(judged: Iterable[Judged]) -> dict[str, Any]:
     """Return the site with the largest relative error of all comparisons, as observed numbers."""
-    site: SiteComparison | None = max(
-        (each.comparison.worst for each in judged if each.comparison.worst is not None),
-        key=lambda each: each.total.rel_l2,
-        default=None,
-    )
-    if site is None:
+    found = [each.comparison.worst for each in judged if each.comparison.sites]
+    if not found:
         return {}
+    site = max(found, key=lambda each: each.total.rel_l2)
     return {
         "site": str(site.site),
         "rel_l2": finite(site.total.rel_l2),

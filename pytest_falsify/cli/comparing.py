@@ -14,7 +14,7 @@ from pytest_falsify.contracts.loader import parse, read
 from pytest_falsify.contracts.problems import raise_any
 from pytest_falsify.contracts.schemas import Shape
 from pytest_falsify.errors import ContractError
-from pytest_falsify.report.comparison import comparison_json, comparison_table
+from pytest_falsify.report.comparison import comparison_json, comparison_table, uncalibrated
 from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def rendered(
     conclusion: Conclusion, sides: Mapping[str, Path], notes: Sequence[str], *, is_full: bool
 ) -> list[str]:
     """Return what a person reads: the conclusion first, then the table."""
-    calibration = conclusion.calibration
-    mark = f" ({calibration})" if calibration == "uncalibrated" else ""
+    mark = uncalibrated(conclusion.calibration)
     lines = [f"{_WORDS[conclusion.standing]}{mark}: {conclusion.reason}"]
     lines += [f"  {role + ':':<9} {path}" for role, path in sides.items()]
     lines += [f"  note:     {note}" for note in notes]

@@ -102,9 +102,17 @@ class Comparison:
         return all(each.total.is_empty for each in self.sites)
 
     @cached_property
-    def worst(self) -> SiteComparison | None:
-        """The first site with the largest relative L2 error."""
-        return max(self.sites, key=lambda each: each.total.rel_l2, default=None)
+    def worst(self) -> SiteComparison:
+        """The first site with the largest relative L2 error.
+
+        Raises:
+            AlignmentError: when no site was compared.
+        """
+        if not self.sites:
+            lacking = f"; {len(self.missing)} were shown by one side alone" if self.missing else ""
+            msg = f"no site was compared{lacking}"
+            raise AlignmentError(msg, expected="captures that show a site in common")
+        return max(self.sites, key=lambda each: each.total.rel_l2)
 
     def first_beyond(
         self, limit: float, *, row_limit: float | None = None

@@ -294,12 +294,18 @@ class Evidence:
         return replace(self, retracted=None) if self.retracted else self
 
     @property
+    def fault_counts(self) -> tuple[int, int] | None:
+        """How many faults were caught and planted; None where none were to be planted."""
+        if self.faults is None:
+            return None
+        caught, planted = self.faults.get("caught"), self.faults.get("planted")
+        return (caught, planted) if isinstance(caught, int) and isinstance(planted, int) else None
+
+    @property
     def has_caught_all(self) -> bool:
         """Whether faults were planted and every one of them was caught."""
-        if self.faults is None:
-            return False
-        planted, caught = self.faults.get("planted"), self.faults.get("caught")
-        return isinstance(planted, int) and planted > 0 and caught == planted
+        counts = self.fault_counts
+        return counts is not None and counts[1] > 0 and counts[0] == counts[1]
 
     @property
     def is_bit_equal(self) -> bool:

@@ -90,6 +90,15 @@ def judge(block: FalsifierBlock) -> tuple[Status, str]:
     return status, "; ".join([words, *filter(None, notes)])
 
 
+def spokesman(held: Sequence[Evidence]) -> Evidence:
+    """Return the record that speaks for confirmations none of which can discharge.
+
+    It is chosen by what makes up its id alone, so the choice commutes with uniting sets.
+    """
+    live = [each for each in held if each.source is Source.LIVE]
+    return min(live or held, key=lambda each: (not each.has_caught_all, each.id))
+
+
 def support(held: Sequence[Evidence], discharge: Discharge) -> Status:
     """Return what confirmations of one target with the same digests support by themselves."""
     if not held:
@@ -144,15 +153,24 @@ def _refuted(trial: Trial) -> str:
 
 
 def _partial(trial: Trial, _: Discharge) -> str:
-    source = trial.held[0].source.value
-    return f"held on {trial.target} ({source}); FUNCTIONAL needs a live target"
+    source = spokesman(trial.held).source.value
+    return f"held on {trial.target} ({source}){_missed(trial)}; FUNCTIONAL needs a live target"
 
 
 def _functional(trial: Trial, discharge: Discharge) -> str:
     count = _machines(trial, discharge)
     machines = f" ({count} machine{'s' if count > 1 else ''})" if count else ""
     needs = " and ".join(_needs(trial, discharge))
-    return f"held live on {trial.target}{machines}; DISCHARGED needs {needs}"
+    return f"held live on {trial.target}{machines}{_missed(trial)}; DISCHARGED needs {needs}"
+
+
+def _missed(trial: Trial) -> str:
+    """Return how many planted faults were caught, where that is not all of them."""
+    best = spokesman(trial.held)
+    if best.fault_counts is None or best.has_caught_all:
+        return ""
+    caught, planted = best.fault_counts
+    return f", vacuous: {caught} of {planted} planted faults caught"
 
 
 def _needs(trial: Trial, discharge: Discharge) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.checks.rule import UNCALIBRATED
 from pytest_falsify.compare.noise import Judgement
 from pytest_falsify.report.table import aligned
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_falsify.stages.vocabulary import Site
 
 STATED = ("site", "rel L2", "worst row", "at", "max |d|", "beyond")
-MEASURED = ("site", "floor", "rel L2", "ratio", "worst row", "at", "beyond")
+MEASURED = ("site", "floor", "rel L2", "ratio", "row ratio", "at", "beyond")
 LEFT = {"site", "at", "beyond"}
 BEFORE, AFTER = 2, 5
 
@@ -39,13 +40,21 @@ def comparison_table(judged: Judged, *, is_full: bool) -> list[str]:
     cells = [columns, *([row.get(column, "") for column in columns] for row in rows)]
     marks = [" ", *(">" if first is not None and each is sites[first] else " " for each in shown)]
     what = "floor" if noise and not judged.violations else "limits"
-    lines = [f"  input `{judged.label}`: {len(beyond)} of {len(sites)} sites beyond their {what}"]
+    mark = uncalibrated(judged.calibration)
+    lines = [
+        f"  input `{judged.label}`: {len(beyond)} of {len(sites)} sites beyond their {what}{mark}"
+    ]
     lines += [f"  {mark} {line}" for mark, line in zip(marks, aligned(cells, LEFT), strict=True)]
     if len(shown) < len(sites):
         lines.append(f"    ... {len(sites) - len(shown)} more sites with -v")
     if judged.advice:
         lines.append(f"  would pass: {judged.advice}")
     return lines
+
+
+def uncalibrated(calibration: str) -> str:
+    """Return the label of what was not measured, to stand behind it."""
+    return f" ({UNCALIBRATED})" if calibration == UNCALIBRATED else ""
 
 
 def beyond_of(judged: Judged) -> dict[Site, str]:
@@ -97,7 +106,7 @@ def _row(each: SiteComparison, noise: SiteNoise | None, beyond: str) -> dict[str
     return row | {
         "floor": number(noise.floor),
         "ratio": f"{noise.ratio:.2f}",
-        "worst row": f"{noise.row_ratio:.2f}",
+        "row ratio": f"{noise.row_ratio:.2f}",
         "at": _place(noise.row_position),
     }
 

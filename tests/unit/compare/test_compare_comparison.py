@@ -66,10 +66,11 @@ def test_different_tokens_are_refused():
         compare_captures(of(0, EMBEDDING), of(0, EMBEDDING, tokens=(1, 2, 4)))
 
 
-def test_nothing_in_common_is_empty_and_has_no_worst():
+def test_nothing_in_common_is_empty_and_its_worst_is_an_error_that_says_so():
     found = compare_captures(of(0, EMBEDDING), of(0, LOGITS))
     assert found.is_empty
-    assert found.worst is None
+    with pytest.raises(AlignmentError, match="no site was compared; 2 were shown by one side"):
+        _ = found.worst
     assert found.first_beyond(0.0) is None
     hollow = {EMBEDDING: tensor(np.zeros((0, 6)), positions=())}
     assert compare_captures(capture(hollow), capture(hollow)).is_empty

@@ -54,7 +54,18 @@ MISSED = {"planted": 8, "caught": 7}
         (
             [evidence(faults=MISSED), evidence(faults=MISSED, on="b")],
             "FUNCTIONAL",
-            "held live on teacher; DISCHARGED needs planted faults that are all caught",
+            (
+                "held live on teacher, vacuous: 7 of 8 planted faults caught; "
+                "DISCHARGED needs planted faults that are all caught"
+            ),
+        ),
+        (
+            [evidence(target="tiny", source="algorithm", faults=MISSED)],
+            "PARTIAL",
+            (
+                "held on tiny (algorithm), vacuous: 7 of 8 planted faults caught; "
+                "FUNCTIONAL needs a live target"
+            ),
         ),
         (
             [LIVE],
