@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "argmax": "pytest_falsify.checks.choices:Argmax",
     "command": "pytest_falsify.checks.command:Command",
+    "decode": "pytest_falsify.checks.decode:Decode",
     "deterministic": "pytest_falsify.checks.deterministic:Deterministic",
     "differs": "pytest_falsify.checks.differs:Differs",
     "distribution": "pytest_falsify.checks.distribution:Distribution",
