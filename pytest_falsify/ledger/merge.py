@@ -21,7 +21,7 @@ from pytest_falsify.ledger.evidence import (
     Retraction,
     Source,
 )
-from pytest_falsify.ledger.status import judge
+from pytest_falsify.ledger.status import judge, spokesman
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -191,8 +191,7 @@ def _best(held: Sequence[Evidence], discharge: Discharge) -> Sequence[Evidence]:
     accepted = [each for each in held if discharge.accepts(each)]
     if accepted:
         return discharge.witnesses(accepted)
-    live = [each for each in held if each.source is Source.LIVE]
-    return (live or held)[:1]
+    return [spokesman(held)] if held else ()
 
 
 def _fold_block(
