@@ -80,6 +80,10 @@ class BoundTests:
 
     def _marked(self, item: pytest.Item, contracts: Sequence[Contract]) -> Iterator[Binding]:
         for mark in item.iter_markers(MARK):
+            unknown = sorted(mark.kwargs.keys() - {"contract"})
+            if unknown or not mark.args:
+                what = f"takes no `{unknown[0]}`" if unknown else "names no falsifier"
+                self._warn(item, f'{MARK} {what}: write {MARK}("ID", contract="...")')
             for id_ in mark.args:
                 yield from self._resolved(item, str(id_), mark.kwargs.get("contract"), contracts)
 

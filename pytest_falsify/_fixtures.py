@@ -41,7 +41,7 @@ def falsify_target(request: pytest.FixtureRequest) -> Target:
     For a falsifier it is the contract's target. An ordinary test says it with
     ``@pytest.mark.falsify_target(model="models/mine", device="cpu")``.
     """
-    from pytest_falsify.contracts.model import Target
+    from pytest_falsify._marked import target_of
 
     claim = claim_of(request.node)
     if claim is not None:
@@ -54,7 +54,7 @@ def falsify_target(request: pytest.FixtureRequest) -> Target:
             expected=f'@pytest.mark.{TARGET_MARK}(model="folder or hub name", device="cpu")',
             remedy="add the mark, or override the fixture `falsify_target`",
         )
-    return Target(**{"name": request.node.name, "line": 0, **mark.kwargs})
+    return target_of(mark, name=request.node.name)
 
 
 @pytest.fixture

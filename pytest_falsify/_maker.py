@@ -15,7 +15,7 @@ from pytest_falsify.captures.pool import token_inputs
 from pytest_falsify.captures.record import record
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec
 from pytest_falsify.engines.registry import engine
-from pytest_falsify.errors import Blocked, CaptureError, ContractError
+from pytest_falsify.errors import Blocked, CaptureError, ContractError, FalsifyError
 from pytest_falsify.stages.vocabulary import TRANSFER, canonical
 
 if TYPE_CHECKING:
@@ -102,6 +102,23 @@ class CaptureMaker:
             return self.pool.capture(session, fed, plan, is_fresh=is_fresh)
         except Blocked as error:
             pytest.skip(error.one_line)
+        except FalsifyError as error:
+            raise self._placed(error, spec, inputs) from error
+
+    def _placed(
+        self, error: FalsifyError, spec: CaptureSpec, inputs: str | Sequence[int]
+    ) -> FalsifyError:
+        """Return the error at the line of the target, the input or the capture that it is about."""
+        if self.claim is None:
+            return error
+        contract = self.claim.contract
+        named = contract.inputs.get(inputs) if isinstance(inputs, str) else None
+        line = spec.line
+        if f"target `{self.target.name}`" in error.what:
+            line = self.target.line
+        elif named is not None and f"input `{named.name}`" in error.what:
+            line = named.line
+        return error.located(contract.path, line or self.claim.falsifier.line)
 
     def _fed(
         self, inputs: TokenInputs, forced: tuple[int, ...], prefilled: int | None

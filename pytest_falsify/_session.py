@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_falsify._items import VERDICT, ContractFile, FalsifierItem, lanes_of
+from pytest_falsify._items import VERDICT, ContractFile, FalsifierItem, UntriedItem, lanes_of
 from pytest_falsify._places import YAML_SUFFIXES
 from pytest_falsify._run import ATTRIBUTE, Run
 from pytest_falsify._told import Told
@@ -81,6 +81,10 @@ class FalsifySession:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach the evidence of a falsifier to its report, as plain JSON."""
         report = yield
+        if isinstance(item, FalsifierItem | UntriedItem) and isinstance(report.longrepr, tuple):
+            # A skip is about the entry, and not about the line of ours that says so.
+            path, line, _ = item.reportinfo()
+            report.longrepr = (str(path), line + 1, report.longrepr[2])
         if isinstance(item, FalsifierItem):
             self._attach(item, call, report)
         elif call.excinfo is not None and isinstance(call.excinfo.value, FalsifyError):

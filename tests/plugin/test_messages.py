@@ -89,7 +89,7 @@ def test_a_missing_model_folder_is_an_error_that_names_the_target(project, worke
     assert ran.outcomes == {"errors": 1}
     ran.result.stdout.fnmatch_lines(
         [
-            "contracts/one.yaml:10: target `here`: there is no model at ./model",
+            "contracts/one.yaml:3: target `here`: there is no model at ./model",
             "  expected: a folder with config.json*",
             "  to mend: *provide:*",
         ]
@@ -131,3 +131,88 @@ def _must_be_clean(text: str) -> None:
     assert "INTERNALERROR" not in text
     assert "pytest_falsify/" not in text
     assert ".py:" not in text
+
+
+PLACES = {
+    "target": ("model: ./model", "model: ./nothing", 3),
+    "capture": ("attention: sdpa", "config: {layers: 3}", 6),
+    "input": ("{tokens: [1, 2, 3]}", "{file: nothing.txt}", 8),
+}
+
+
+@pytest.mark.parametrize("what", PLACES)
+def test_what_is_found_wrong_in_a_run_is_placed_where_it_is_written(project, qwen2_tiny, what):
+    old, new, line = PLACES[what]
+    (project.path / "contracts").mkdir()
+    (project.path / "contracts/model").symlink_to(qwen2_tiny)
+    project.file("contracts/one.yaml", GOOD.replace(old, new))
+
+    ran = project.run("contracts")
+
+    assert ran.outcomes == {"errors": 1}
+    assert f"contracts/one.yaml:{line}: " in ran.text
+    _must_be_clean(ran.text)
+
+
+def test_skips_point_at_the_contract(project):
+    project.contract("FALSIFY-A-1")
+    project.file("contracts/two.yaml", "falsification_tests:\n- {id: FALSIFY-B-1, rule: prose}\n")
+    project.captures(FALSIFY_A_1="blocked")
+
+    ran = project.run("contracts", "-rs")
+
+    assert ran.outcomes == {"skipped": 2}
+    places = [line.split()[2] for line in ran.text.splitlines() if line.startswith("SKIPPED")]
+    assert sorted(places) == ["contracts/one.yaml:11:", "contracts/two.yaml:2:"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("modle='m'", ["unknown key `modle`", "did you mean `model`?"]),
+        ("device='cpu'", ["`model` is missing"]),
+        ("model='m', device='gpu'", ["`gpu` is not what `device` can be", "cpu, cuda"]),
+        ("model='m', level='lives'", ["`lives` is not what `level` can be"]),
+        ("'m'", ["falsify_target takes named arguments only"]),
+    ],
+)
+def test_a_wrong_mark_of_a_target_is_said_without_a_traceback(project, arguments, words):
+    project.file(
+        "test_it.py",
+        f"""
+        import pytest
+
+        @pytest.mark.falsify_target({arguments})
+        def test_it(falsify_target):
+            pass
+        """,
+    )
+
+    ran = project.run("test_it.py")
+
+    assert ran.outcomes == {"errors": 1}
+    assert [each for each in words if each not in ran.text] == []
+    assert "Traceback" not in ran.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [("'FALSIFY-A-1', contrat='C-ONE'", "takes no `contrat`"), ("", "names no falsifier")],
+)
+def test_a_wrong_mark_of_a_binding_is_said(project, arguments, words):
+    project.contract("FALSIFY-A-1")
+    project.captures()
+    project.file(
+        "test_it.py",
+        f"""
+        import pytest
+
+        @pytest.mark.falsifies({arguments})
+        def test_it():
+            assert True
+        """,
+    )
+
+    ran = project.run("contracts", "test_it.py", "-W", "default")
+
+    assert f"falsifies {words}" in ran.text
