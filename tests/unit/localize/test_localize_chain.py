@@ -43,11 +43,24 @@ def test_honest_engines_are_not_accused(lab, dtype, attention):
     assert len(subject.tensors) == len(chain.links)
 
 
-@pytest.mark.parametrize(("where", "fault"), PLANTED)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("where", "fault", "dtype"),
+    [(*each, ("float32", "bfloat16")[place % 2]) for place, each in enumerate(PLANTED)],
+)
 def test_a_planted_fault_is_blamed_on_its_operation_alone(lab, where, fault, dtype):
     subject = lab.capture(dtype=dtype, attention="eager", plant=plant(where, fault))
     assert [where] == guilty(build(lab.evaluator(dtype), subject))
+
+
+def test_tensors_written_wider_than_they_were_computed_need_the_precision(lab):
+    subject = lab.capture(dtype="bfloat16", attention="eager")
+    wide = {
+        where: replace(each, array=each.array.astype(np.float32))
+        for where, each in subject.tensors.items()
+    }
+    subject = replace(subject, tensors=wide)
+    assert guilty(build(lab.evaluator("bfloat16"), subject)) == []
+    assert guilty(build(lab.evaluator("float32"), subject))
 
 
 def test_two_independent_faults_are_both_named(lab):
