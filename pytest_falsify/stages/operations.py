@@ -124,8 +124,9 @@ def without_bias(linear: Any, given: torch.Tensor) -> torch.Tensor:
     if linear.bias is None:
         found: torch.Tensor = linear(given)
         return found
-    weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight
-    return torch.nn.functional.linear(given, weight)
+    if isinstance(linear, Conv1D):
+        return torch.matmul(given, linear.weight)
+    return torch.nn.functional.linear(given, linear.weight)
 
 
 def add_bias(place: Place, given: torch.Tensor) -> torch.Tensor:
