@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from pytest_falsify.compare.distribution import js_divergence, kl_divergence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+NARROW = (ml_dtypes.bfloat16, np.float16)
 UNMEASURED_ROUNDINGS = 16
 """Where the control has the oracle's own bits, so many roundings are what its noise may be."""
 
@@ -81,6 +83,7 @@ class LayerDifference:
         ratio: the error of the subject's scores over the control's, in the median of the tokens
             that nothing was inherited by; None without a control or such a token.
         limit: what that ratio may be.
+        narrowed: the dtype that holds every logit of the subject exactly, and not the control's.
     """
 
     jaccard: Array
@@ -93,6 +96,7 @@ class LayerDifference:
     misweighed: tuple[int, ...]
     ratio: float | None
     limit: float
+    narrowed: str | None = None
 
     @property
     def is_noisy(self) -> bool:
@@ -148,7 +152,8 @@ def compare_routings(
         known = None if control is None else control.layers[index].rows(0, count)
         noise = _Noise.of(mine, theirs, known, sigmas)
         found = _changes(index, mine, theirs, noise, tainted)
-        layers[index] = _layer(mine, theirs, noise, tainted)
+        narrowed = None if known is None else _narrowed(mine.logits, known.logits)
+        layers[index] = replace(_layer(mine, theirs, noise, tainted), narrowed=narrowed)
         changes += found
         _taint(tainted, found, theirs, known)
     longest = max(len(each.tokens) for each in runs)
@@ -325,6 +330,22 @@ def _layer(
         ratio=ratio,
         limit=limit,
     )
+
+
+def _narrowed(mine: Array, known: Array) -> str | None:
+    """Return the narrow dtype that a router computed in, where the control's did not.
+
+    Its rounding may well be below the noise of the model; but noise does not make round numbers.
+    """
+    for narrow in NARROW:
+        if _is_held(mine, narrow) and not _is_held(known, narrow):
+            return np.dtype(narrow).name
+    return None
+
+
+def _is_held(values: Array, dtype: Any) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array_equal(values.astype(dtype).astype(values.dtype), values, equal_nan=True)
 
 
 def _log_shares(layer: LayerRouting) -> Array:

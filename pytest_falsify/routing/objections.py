@@ -49,8 +49,8 @@ def objections(found: RoutingDifference, bounds: Mapping[str, Any] | None = None
         found: the comparison.
         bounds: what ``BOUNDS`` describes.
     """
-    reasons = [*_own(found), *_flips(found), *_scores(found), *_dropped(found)]
-    return [*reasons, *_broken(found, bounds or {})]
+    reasons = [*_own(found), *_flips(found), *_scores(found), *_narrowed(found)]
+    return [*reasons, *_dropped(found), *_broken(found, bounds or {})]
 
 
 def told(change: Change) -> str:
@@ -104,6 +104,13 @@ def _scores(found: RoutingDifference) -> Iterator[str]:
             f"the scores of {len(noisy)} routers are beyond their floor; the first, of layer "
             f"{index}, {first.ratio:.3g} times (limit {first.limit:g})"
         )
+
+
+def _narrowed(found: RoutingDifference) -> Iterator[str]:
+    for index, each in found.layers.items():
+        if each.narrowed:
+            yield f"layer {index}: the router computes in {each.narrowed}, the control's does not"
+            return
 
 
 def _dropped(found: RoutingDifference) -> Iterator[str]:

@@ -47,11 +47,8 @@ def test_noise_like_the_controls_is_never_objected_to(name, seed):
 def test_every_fault_that_exists_is_objected_to(name, size):
     oracle = make_routing(64, gate=GATES[name])
     subject = disturbed(oracle, size) if size else oracle
-    # float32 noise of 1e-6 is the floor against which bfloat16 routers stand out
     control = disturbed(oracle, size or 1e-6, seed=3)
     known = dict(planted(subject))
-    if size:
-        known.pop("router in bfloat16")
     assert len(known) >= 2
     assert [
         fault
@@ -85,6 +82,19 @@ def test_scores_that_are_off_everywhere_are_objected_to_though_only_ties_change(
     found = compare_routings(far, oracle, disturbed(oracle, NOISE))
     assert {Kind.TIE} == {each.kind for each in found.changes}
     assert "the scores of 1 routers are beyond their floor" in objections(found)[0]
+
+
+def test_round_logits_are_told_from_noise_and_only_where_the_control_has_none():
+    oracle = make_routing(16)
+    noise = disturbed(oracle, 0.1)
+    rounded = dict(planted(disturbed(oracle, 0.1, seed=4)))["router in bfloat16"]
+    assert objections(compare_routings(rounded, oracle, noise)) == [
+        "layer 0: the router computes in bfloat16, the control's does not"
+    ]
+    assert (
+        objections(compare_routings(rounded, oracle, dict(planted(noise))["router in bfloat16"]))
+        == []
+    )
 
 
 def test_a_change_names_token_layer_experts_and_margin():
