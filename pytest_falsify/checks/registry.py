@@ -17,6 +17,7 @@ BUILT_IN = {
     "differs": "pytest_falsify.checks.differs:Differs",
     "distribution": "pytest_falsify.checks.distribution:Distribution",
     "identical": "pytest_falsify.checks.identical:Identical",
+    "invariance": "pytest_falsify.checks.invariance:Invariance",
     "kv": "pytest_falsify.checks.kv:Kv",
     "localize": "pytest_falsify.checks.localize:Localize",
     "parity": "pytest_falsify.checks.parity:Parity",

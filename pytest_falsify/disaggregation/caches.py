@@ -21,6 +21,8 @@ DYNAMIC, STATIC = "dynamic", "static"
 KEYS, VALUES = "k", "v"
 KINDS = {KEYS: "k_cache", VALUES: "v_cache"}
 """The stage that shows each half of a cache."""
+POISON: dict[str, Any] = {"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]}
+"""JSON Schema of what may fill the slots that hold no token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +51,22 @@ class Memory:
 
     Attributes:
         kind: ``DYNAMIC``, which grows, or ``STATIC``, whose slots are there from the beginning.
-        room: how many tokens a static cache has slots for; None: as many as are needed.
-        poison: what fills the slots of a received static cache that hold no token; None: zeros.
+        spare: how many slots a static cache has beyond those that are needed.
+        poison: what fills the slots of a received static cache that hold no token; a number
+            or its name.
     """
 
     kind: str = DYNAMIC
-    room: int | None = None
-    poison: float | None = None
+    spare: int = 0
+    poison: float | str = 0.0
 
     def empty(self, config: Any, *, tokens: int) -> Any:
-        """Return an empty cache of transformers for a sequence.
-
-        Raises:
-            CaptureError: when there is less room than tokens.
-        """
+        """Return an empty cache of transformers for a sequence of so many tokens."""
         from transformers import DynamicCache, StaticCache
 
         if self.kind == DYNAMIC:
             return DynamicCache(config=config)
-        room = tokens if self.room is None else self.room
-        if room < tokens:
-            msg = f"a static cache of {room} slots cannot hold {tokens} tokens"
-            raise CaptureError(msg, expected=f"`room` of at least {tokens}")
-        return StaticCache(config=config, max_cache_len=room)
+        return StaticCache(config=config, max_cache_len=tokens + self.spare)
 
 
 def extracted(cache: Any, windows: Sequence[int | None], *, length: int) -> tuple[LayerCache, ...]:
@@ -134,7 +129,7 @@ def installed(
     for received, layer in zip(layers, cache.layers, strict=True):
         keys, values = (place(each)[None] for each in (received.keys, received.values))
         if memory.kind == STATIC:
-            _fill_static(layer, keys, values, length=received.length, poison=memory.poison or 0.0)
+            _fill_static(layer, keys, values, length=received.length, poison=float(memory.poison))
         else:
             _fill_dynamic(layer, keys, values, length=received.length)
     return cache

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.canonical import digest, digest_bytes
-from pytest_falsify.disaggregation.caches import DYNAMIC, STATIC
+from pytest_falsify.disaggregation.caches import DYNAMIC, POISON, STATIC
 from pytest_falsify.disaggregation.carriers import SOCKET, MemorySender, SocketSender
 from pytest_falsify.disaggregation.process import BEGIN, DECODE, LAYERS, LISTEN, LOAD, remote
 from pytest_falsify.disaggregation.transfer import SCHEMA, Transfer
@@ -45,13 +45,13 @@ _OWN = {
         "description": "how the worker keeps its cache",
         "properties": {
             "kind": {"enum": [DYNAMIC, STATIC]},
-            "room": {
+            "spare": {
                 "type": "integer",
-                "minimum": 1,
-                "description": "the slots of a static cache; as many as are needed by default",
+                "minimum": 0,
+                "description": "the slots of a static cache beyond those that are needed",
             },
             "poison": {
-                "type": "number",
+                **POISON,
                 "description": "fills the slots of a received static cache that hold no token",
             },
         },

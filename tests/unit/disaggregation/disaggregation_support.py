@@ -24,8 +24,6 @@ from pytest_falsify.contracts.model import (
 from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pytest_falsify.checks.base import Captures, Request
     from pytest_falsify.checks.verdict import Verdict
 
@@ -85,14 +83,18 @@ class Bench:
     tokens: tuple[int, ...] = tuple(range(3, 24))
     pool: CapturePool = field(default_factory=CapturePool)
 
-    def claim(self, kind: str, options: Mapping[str, Any], **parameters: Any) -> Claim:
-        """Return the claim of a check about a disaggregated subject and a monolithic oracle."""
-        both = {"subject": "subject", "oracle": "oracle"}
-        named = both if "oracle" in check(kind).required else {"subject": "subject"}
+    def claim(self, kind: str, options: Any, **parameters: Any) -> Claim:
+        """Return the claim of a check about a disaggregated subject and a monolithic oracle.
+
+        Options that are a name make the capture of that name the subject.
+        """
+        subject = "subject" if isinstance(options, dict) else options
+        named = {"subject": subject}
+        named |= {"oracle": "oracle"} if "oracle" in check(kind).required else {}
         engines = {
             "oracle": ("transformers", {}),
             "control": ("transformers", {"attention": "sdpa"}),
-            "subject": ("disaggregated", options),
+            "subject": ("disaggregated", options if isinstance(options, dict) else {}),
         }
         captures = {
             name: CaptureSpec(name=name, engine=engine_name, line=1, options=own)
@@ -130,7 +132,7 @@ class Bench:
             )
         return made
 
-    def judge(self, kind: str, options: Mapping[str, Any], **parameters: Any) -> Verdict:
+    def judge(self, kind: str, options: Any, **parameters: Any) -> Verdict:
         """Return the verdict of a check."""
         claim = self.claim(kind, options, **parameters)
         return check(kind).judge(claim, self.captures(claim), compare_captures)

@@ -8,7 +8,6 @@ import pytest
 from disaggregation_support import FAMILIES
 
 from pytest_falsify.disaggregation.caches import Memory, extracted, installed, windows_of
-from pytest_falsify.errors import CaptureError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -31,7 +30,7 @@ def test_every_kind_of_cache_decodes_what_the_whole_run_computes(model, length):
             cache = Memory(kind=sent).empty(model.config, tokens=length)
             model(tokens[:, :length], past_key_values=cache)
             layers = extracted(cache, windows_of(model.config), length=length)
-            memory = Memory(kind=kept, room=length + STEPS + 4, poison=1e4)
+            memory = Memory(kind=kept, spare=4, poison=1e4)
             received = installed(
                 layers, memory, model.config, tokens=length + STEPS, place=lambda each: each
             )
@@ -56,8 +55,3 @@ def test_what_is_sent_is_what_the_next_token_may_look_at(model):
         else tuple(range(length))
         for window in windows
     ]
-
-
-def test_a_static_cache_with_too_little_room_is_refused(model):
-    with pytest.raises(CaptureError, match="8 slots cannot hold 9 tokens"):
-        Memory(kind="static", room=8).empty(model.config, tokens=9)

@@ -34,6 +34,14 @@ def halved_scale(tensors):
     }
 
 
+def failing(model):
+    def hook(*_):
+        msg = "on purpose"
+        raise RuntimeError(msg)
+
+    model.register_forward_pre_hook(hook)
+
+
 def louder(model):
     model.lm_head.weight.data *= 2
 
@@ -122,8 +130,8 @@ def test_a_mistake_in_the_other_process_is_told_here_and_the_next_run_works(fami
     folder = families["llama"]
     with pytest.raises(ContractError, match="nothing_there"):
         split(folder, decode={"setup": f"{HERE}:nothing_there"})
-    with pytest.raises(CaptureError, match="4 slots cannot hold 13 tokens"):
-        record(split(folder, decode={"cache": {"kind": "static", "room": 4}}), prompt(), watching())
+    with pytest.raises(CaptureError, match="the decode worker failed: RuntimeError: on purpose"):
+        record(split(folder, decode={"setup": f"{HERE}:failing"}), prompt(), watching())
     assert record(split(folder), prompt(), watching()).missing == ()
 
 

@@ -1,0 +1,252 @@
+"""`invariance`: what must not matter does not: the subject is compared with itself, run otherwise.
+
+No oracle is needed: a relation says how the same tokens are run in two ways that have to give one
+answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pytest_falsify.captures.capture import CapturedTensor
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.checks.base import (
+    CAPTURE_NAME,
+    OBSERVED,
+    Captures,
+    Compare,
+    Request,
+    Variant,
+    by_input,
+)
+from pytest_falsify.checks.planting import Pair, plant
+from pytest_falsify.checks.verdict import (
+    Judged,
+    Verdict,
+    coverage,
+    inconclusive,
+    nothing_compared,
+    worst,
+)
+from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits, violations
+from pytest_falsify.disaggregation.caches import POISON
+from pytest_falsify.engines.registry import engine
+from pytest_falsify.errors import ContractError
+from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.stages.vocabulary import STAGES, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.compare.comparison import Comparison
+    from pytest_falsify.contracts.model import CaptureSpec
+
+LOGITS = "lm_head"
+DECODE_STEPS = 4
+STATIC = "static"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """Two ways to run the same tokens.
+
+    Attributes:
+        option: the engine option that makes the difference.
+        usual: from the claim's parameters, that option the one way; None: as the contract has it.
+        other: the same the other way.
+        has_decode: whether decode steps follow the prefill.
+    """
+
+    option: str
+    other: Callable[[Claim], Mapping[str, Any]]
+    usual: Callable[[Claim], Mapping[str, Any]] | None = None
+    has_decode: bool = True
+
+
+def _static(poison: float | str | None) -> dict[str, Any]:
+    cache = {"kind": STATIC, "spare": 16}
+    return {"cache": cache if poison is None else {**cache, "poison": poison}}
+
+
+def _batch(claim: Claim, **more: str) -> dict[str, Any]:
+    return {"size": claim.parameter("size", 3), **more}
+
+
+def _blocks(claim: Claim, order: str) -> dict[str, Any]:
+    return {"block": claim.parameter("block", 16), "order": order}
+
+
+RELATIONS: Mapping[str, Relation] = {
+    "chunked": Relation(
+        option="prefill", other=lambda claim: {"chunk": claim.parameter("chunk", 16)}
+    ),
+    "batch": Relation(option="batch", other=_batch),
+    "padding": Relation(
+        option="batch",
+        usual=lambda claim: _batch(claim, padding="left"),
+        other=lambda claim: _batch(claim, padding="right"),
+        has_decode=False,
+    ),
+    "canaries": Relation(
+        option="decode",
+        usual=lambda _claim: _static(None),
+        other=lambda claim: _static(claim.parameter("poison", 1e4)),
+    ),
+    "block-order": Relation(
+        option="transfer",
+        usual=lambda claim: _blocks(claim, "as they are"),
+        other=lambda claim: _blocks(claim, "reversed"),
+    ),
+}
+RESUMED = "resumed"
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 100_000}
+
+
+class Invariance:
+    """Refuted by the first logits that are not those of the other way to run the same tokens."""
+
+    kind: ClassVar[str] = "invariance"
+    parameters: ClassVar[Mapping[str, Any]] = {
+        "subject": CAPTURE_NAME,
+        "relation": {
+            "description": "what must not matter: prefill in chunks, batch 1 or `size`, left or "
+            "right padding, poison in unused cache slots, the order of blocks in a transfer, or "
+            "prefilling `at` tokens and decoding the next ones instead of prefilling all",
+            "enum": [*RELATIONS, RESUMED],
+        },
+        "at": {
+            "description": "of `resumed`: how many tokens are prefilled, from the end where "
+            "negative; name what lies around the borders of blocks and windows",
+            "type": "array",
+            "items": {"type": "integer"},
+            "minItems": 1,
+            "uniqueItems": True,
+        },
+        "decode_steps": {**_COUNT, "description": f"1 for `resumed`, else {DECODE_STEPS}"},
+        "chunk": _COUNT,
+        "size": {**_COUNT, "minimum": 2, "maximum": 1024},
+        "block": _COUNT,
+        "poison": {**POISON, "description": "what unused slots hold; 10,000"},
+        "expect": LIMITS_SCHEMA,
+        "inputs": OBSERVED["inputs"],
+    }
+    required: ClassVar[tuple[str, ...]] = ("subject", "relation", "expect")
+
+    def requests(self, claim: Claim) -> tuple[Request, ...]:
+        """Ask for the subject the one way (run 0) and the other way."""
+        is_resumed = claim.parameter("relation") == RESUMED
+        asked = _resumed if is_resumed else _otherwise
+        return tuple(each for name in claim.inputs for each in asked(claim, name))
+
+    def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
+        """Compare the logits of every token that both ways have run."""
+        limits = parse_limits(claim.parameter("expect"))
+
+        def refutes(comparison: Comparison) -> bool:
+            return bool(violations(comparison, limits))
+
+        judged: list[Judged] = []
+        pairs: list[Pair] = []
+        for name, runs in by_input(captures).items():
+            usual = runs["subject", 0]
+            for (_, run), other in runs.items():
+                if run:
+                    sides = _by_position(other), _by_position(usual, like=other)
+                    comparison = compare(*sides)
+                    broken = violations(comparison, limits)
+                    label = f"{name}, {len(other.inputs.tokens)} tokens prefilled"
+                    judged.append(Judged(label=label, comparison=comparison, violations=broken))
+                    pairs.append(
+                        Pair(subject=sides[0], oracle=sides[1], compare=compare, refutes=refutes)
+                    )
+        return _verdict(claim, captures, tuple(judged), pairs)
+
+
+def _verdict(
+    claim: Claim, captures: Captures, judged: tuple[Judged, ...], pairs: list[Pair]
+) -> Verdict:
+    broken = [(one.label, each) for one in judged for each in one.violations]
+    if not broken and (lack := nothing_compared(judged)):
+        return inconclusive(lack, judged)
+    relation = claim.parameter("relation")
+    reason = f"`{relation}` changes nothing beyond its limits in {len(judged)} comparisons"
+    if broken:
+        label, first = broken[0]
+        reason = f"`{relation}` matters, on {label}: {first}"
+    return Verdict(
+        outcome=Outcome.REFUTED if broken else Outcome.HELD,
+        reasons=(reason,),
+        observed={"relation": relation, "worst": worst(judged)},
+        coverage=coverage(captures.values()),
+        faults=None if broken else plant(pairs),
+        judged=judged,
+    )
+
+
+def _otherwise(claim: Claim, name: str) -> tuple[Request, ...]:
+    relation = RELATIONS[claim.parameter("relation")]
+    spec = claim.contract.captures[claim.parameter("subject")]
+    if relation.option not in engine(spec.engine).options:
+        msg = f"engine {spec.engine} has no `{relation.option}`, which this relation changes"
+        raise ContractError(msg, path=claim.contract.path, line=claim.check.line)
+    steps = claim.parameter("decode_steps", DECODE_STEPS) if relation.has_decode else 0
+    usual = Request(
+        role="subject",
+        capture=spec.name,
+        input=name,
+        plan=Plan(decode_steps=steps),
+        variant=Variant(options=_changed(spec, relation.option, relation.usual, claim)),
+    )
+    options = _changed(spec, relation.option, relation.other, claim)
+    variant = Variant(options=options, forced_by=usual if steps else None)
+    return usual, replace(usual, run=1, variant=variant)
+
+
+def _changed(
+    spec: CaptureSpec,
+    option: str,
+    change: Callable[[Claim], Mapping[str, Any]] | None,
+    claim: Claim,
+) -> dict[str, Any]:
+    """Return one option of a capture with what a relation changes in it."""
+    return {} if change is None else {option: {**spec.options.get(option, {}), **change(claim)}}
+
+
+def _resumed(claim: Claim, name: str) -> tuple[Request, ...]:
+    steps = claim.parameter("decode_steps", 1)
+    usual = Request(role="subject", capture=claim.parameter("subject"), input=name, plan=Plan())
+    others = [
+        replace(
+            usual,
+            run=run,
+            plan=Plan(decode_steps=min(steps, -at) if at < 0 else steps),
+            variant=Variant(prefilled=at),
+        )
+        for run, at in enumerate(claim.parameter("at", [-1]), start=1)
+    ]
+    return usual, *others
+
+
+def _by_position(capture: Capture, *, like: Capture | None = None) -> Capture:
+    """Return a capture that shows nothing but the logits of every token, at step 0.
+
+    Args:
+        capture: whose logits.
+        like: keep those at the positions that this one has.
+    """
+    count = sum(map(len, (capture if like is None else like).logits))
+    logits = np.concatenate(capture.logits)[:count]
+    positions = tuple(range(len(logits)))
+    tensor = CapturedTensor(array=logits, dims=STAGES[LOGITS].dims, positions=positions)
+    fed = capture.inputs.tokens + (capture.inputs.forced or capture.continuation)
+    return replace(
+        capture,
+        inputs=replace(capture.inputs, tokens=fed[:count], forced=()),
+        tensors={Site(0, None, LOGITS): tensor},
+        missing=(),
+    )
