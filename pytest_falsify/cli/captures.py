@@ -44,7 +44,7 @@ _PICTURE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="draw divergence by depth: an .svg",
+    help="draw divergence by depth: an .svg, or a .png by matplotlib",
 )
 def compare(  # noqa: PLR0917 - click passes them by name
     subject: Path,

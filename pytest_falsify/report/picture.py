@@ -13,7 +13,7 @@ from pytest_falsify.report.comparison import beyond_of, number
 from pytest_falsify.report.svg import text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pytest_falsify.checks.verdict import Judged
@@ -48,18 +48,31 @@ def write_picture(judged: Judged, path: Path) -> None:
 
     Args:
         judged: a comparison and what in it goes beyond.
-        path: a file that ends in ``.svg``.
+        path: a file that ends in ``.svg``, or in ``.png`` where matplotlib is installed.
 
     Raises:
-        CaptureError: for another ending, or when there is nothing to draw.
+        CaptureError: for another ending, without matplotlib, or when there is nothing to draw.
     """
-    if path.suffix != ".svg":
+    if path.suffix not in {".svg", ".png"}:
         msg = f"a picture cannot be written as {path.suffix or 'a file without an ending'}"
-        raise CaptureError(msg, path=path, expected="a file that ends in .svg")
+        raise CaptureError(msg, path=path, expected="a file that ends in .svg or .png")
     if not judged.comparison.sites:
         msg = "there is nothing to draw: no site was compared"
         raise CaptureError(msg, path=path)
-    path.write_text(picture(judged), encoding="utf-8")
+    if path.suffix == ".svg":
+        path.write_text(picture(judged), encoding="utf-8")
+    else:
+        _write_png(judged, path)
+
+
+def _write_png(judged: Judged, path: Path) -> None:
+    try:
+        from pytest_falsify.report.plot import write_png
+    except ImportError as error:
+        msg = f"a .png is drawn by matplotlib, which is not installed ({error})"
+        remedy = 'pip install "pytest-falsify[plot]", or write an .svg, which needs nothing'
+        raise CaptureError(msg, path=path, remedy=remedy) from error
+    write_png(judged, path)
 
 
 def picture(judged: Judged) -> str:
@@ -68,7 +81,7 @@ def picture(judged: Judged) -> str:
     Exact sites stand below the axis, what is not finite above it. Every point tells its site and
     its numbers when pointed at. Colours follow the reader's light or dark scheme.
     """
-    frame = _frame(judged)
+    frame = frame_of(judged)
     body = [*_ground(frame, judged), *_bands(frame, judged), *_grid(frame)]
     body += [*_allowed(frame, judged), *_errors(frame, judged), *_first_beyond(frame, judged)]
     size = f'width="{frame.width}" height="{frame.height}"'
@@ -79,7 +92,7 @@ def picture(judged: Judged) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
+class Frame:
     """Where things stand.
 
     Attributes:
@@ -101,10 +114,12 @@ class _Frame:
 
     @property
     def height(self) -> int:
+        """The picture's height."""
         return self.bottom + BOTTOM + (STEPS if self.is_stepped else 0)
 
     @property
     def top(self) -> int:
+        """The y of the highest decade."""
         return TOP + (OFF_SCALE if self.has_stray else 0)
 
     @property
@@ -114,10 +129,12 @@ class _Frame:
 
     @property
     def bottom(self) -> int:
+        """The y below which the captions stand."""
         return self.axis + (OFF_SCALE if self.has_exact else 0)
 
     @property
     def step(self) -> float:
+        """How wide a site's place is."""
         return (self.width - LEFT - RIGHT) / self.count
 
     def x(self, index: float) -> float:
@@ -125,6 +142,7 @@ class _Frame:
         return LEFT + (index + 0.5) * self.step
 
     def y(self, value: float) -> float:
+        """The height of a value."""
         if value == 0:
             return self.axis + OFF_SCALE
         if not isfinite(value):
@@ -132,27 +150,30 @@ class _Frame:
         return self.axis - (log10(value) - self.low) / (self.high - self.low) * PLOT_HEIGHT
 
 
-class _Series(NamedTuple):
+class Series(NamedTuple):
+    """One line: its class in the SVG, its name in the legend, and its value at a site."""
+
     name: str
     label: str
     value: Callable[[SiteComparison], float]
 
 
-_SERIES = (
-    _Series("row", "worst row", lambda site: site.worst_row.rel_l2),
-    _Series("total", "whole tensor", lambda site: site.total.rel_l2),
+SERIES = (
+    Series("row", "worst row", lambda site: site.worst_row.rel_l2),
+    Series("total", "whole tensor", lambda site: site.total.rel_l2),
 )
 
 
-def _frame(judged: Judged) -> _Frame:
+def frame_of(judged: Judged) -> Frame:
+    """Return where the sites of a comparison stand."""
     sites = judged.comparison.sites
-    values = [series.value(site) for site in sites for series in _SERIES]
-    scaled = [*values, *(each.floor for each in judged.noise), *_limits(judged)]
+    values = [series.value(site) for site in sites for series in SERIES]
+    scaled = [*values, *(each.floor for each in judged.noise), *stated_limits(judged)]
     usable = [value for value in scaled if value > 0 and isfinite(value)] or [1.0]
     low, high = floor(log10(min(usable))), ceil(log10(max(usable)))
     high = max(high, low + FEWEST_DECADES)
     width = LEFT + RIGHT + SITE_WIDTH * len(sites)
-    return _Frame(
+    return Frame(
         width=min(max(width, NARROWEST), WIDEST),
         low=low,
         high=high,
@@ -163,13 +184,31 @@ def _frame(judged: Judged) -> _Frame:
     )
 
 
-def _limits(judged: Judged) -> list[float]:
+def stated_limits(judged: Judged) -> list[float]:
     """Return the one stated limit of the relative L2 error, where there is one."""
     found = {each.limit.value for each in judged.violations if each.metric == "rel_l2"}
     return list(found) if len(found) == 1 else []
 
 
-def _ground(frame: _Frame, judged: Judged) -> Iterator[str]:
+def floors(judged: Judged) -> list[tuple[int, float]]:
+    """Return the place among the sites and the floor of each that has one.
+
+    Decode steps that were judged together have the floor of their pool.
+    """
+    own = {each.site: each.floor for each in judged.noise}
+    pooled = {
+        (each.site.layer, each.site.stage): each.floor for each in judged.noise if each.steps > 1
+    }
+    found = []
+    for index, each in enumerate(judged.comparison.sites):
+        pool = pooled.get((each.site.layer, each.site.stage)) if each.site.step > 0 else None
+        floor = own.get(each.site, pool)
+        if floor is not None:
+            found.append((index, floor))
+    return found
+
+
+def _ground(frame: Frame, judged: Judged) -> Iterator[str]:
     beyond, count = len(beyond_of(judged)), frame.count
     yield f'<rect class="ground" width="{frame.width}" height="{frame.height}"/>'
     title = f"Divergence by depth, input `{judged.label}`"
@@ -184,10 +223,10 @@ def _ground(frame: _Frame, judged: Judged) -> Iterator[str]:
 
 
 def _legend(judged: Judged) -> Iterator[str]:
-    entries = [(series.name, series.label, "") for series in reversed(_SERIES)]
+    entries = [(series.name, series.label, "") for series in reversed(SERIES)]
     if judged.noise:
         entries.append(("floor", "floor (the control's error)", ' stroke-dasharray="5 4"'))
-    if _limits(judged):
+    if stated_limits(judged):
         entries.append(("limit", "limit of the whole tensor", ' stroke-dasharray="2 3"'))
     x = float(LEFT)
     for name, label, dash in entries:
@@ -196,7 +235,7 @@ def _legend(judged: Judged) -> Iterator[str]:
         x += 28 + len(label) * CHARACTER_WIDTH + 22
 
 
-def _bands(frame: _Frame, judged: Judged) -> Iterator[str]:
+def _bands(frame: Frame, judged: Judged) -> Iterator[str]:
     """Yield a band for every second layer, and the layers' numbers as far as there is room."""
     start, shown_to = 0, 0.0
     sites = judged.comparison.sites
@@ -215,7 +254,7 @@ def _bands(frame: _Frame, judged: Judged) -> Iterator[str]:
         start += length
 
 
-def _grid(frame: _Frame) -> Iterator[str]:
+def _grid(frame: Frame) -> Iterator[str]:
     right = frame.width - RIGHT
     every = ceil((frame.high - frame.low) / MOST_TICKS)
     for decade in range(frame.low, frame.high + 1, every):
@@ -229,20 +268,20 @@ def _grid(frame: _Frame) -> Iterator[str]:
     yield f'<path class="axis" d="M{LEFT} {frame.top}V{frame.bottom}H{right}"/>'
 
 
-def _allowed(frame: _Frame, judged: Judged) -> Iterator[str]:
-    if judged.noise:
-        floors = [each.floor for each in judged.noise]
+def _allowed(frame: Frame, judged: Judged) -> Iterator[str]:
+    if places := floors(judged):
         dash = 'stroke-width="2" stroke-dasharray="5 4"'
-        yield f'<path class="floor" {dash} d="{_line(frame, floors)}"/>'
-    for limit in _limits(judged):
+        yield f'<path class="floor" {dash} d="{_line(frame, places)}"/>'
+    for limit in stated_limits(judged):
         across = f"M{LEFT} {frame.y(limit):.1f}H{frame.width - RIGHT}"
         yield f'<path class="limit" stroke-width="2" stroke-dasharray="2 3" d="{across}"/>'
 
 
-def _errors(frame: _Frame, judged: Judged) -> Iterator[str]:
-    for series in _SERIES:
+def _errors(frame: Frame, judged: Judged) -> Iterator[str]:
+    for series in SERIES:
         values = [series.value(site) for site in judged.comparison.sites]
-        yield f'<path class="{series.name}" stroke-width="1.5" d="{_line(frame, values)}"/>'
+        line = _line(frame, enumerate(values))
+        yield f'<path class="{series.name}" stroke-width="1.5" d="{line}"/>'
         for index, (site, value) in enumerate(zip(judged.comparison.sites, values, strict=True)):
             told = f"{site.site}, {series.label}: {number(value)}"
             yield (
@@ -252,7 +291,7 @@ def _errors(frame: _Frame, judged: Judged) -> Iterator[str]:
             )
 
 
-def _first_beyond(frame: _Frame, judged: Judged) -> Iterator[str]:
+def _first_beyond(frame: Frame, judged: Judged) -> Iterator[str]:
     beyond = beyond_of(judged)
     for index, each in enumerate(judged.comparison.sites):
         if each.site in beyond:
@@ -266,6 +305,6 @@ def _first_beyond(frame: _Frame, judged: Judged) -> Iterator[str]:
             return
 
 
-def _line(frame: _Frame, values: Sequence[float]) -> str:
-    points = [f"{frame.x(index):.1f} {frame.y(value):.1f}" for index, value in enumerate(values)]
+def _line(frame: Frame, places: Iterable[tuple[int, float]]) -> str:
+    points = [f"{frame.x(index):.1f} {frame.y(value):.1f}" for index, value in places]
     return "M" + "L".join(points)

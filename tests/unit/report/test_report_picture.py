@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -12,8 +14,18 @@ from report_support import SITES, assert_golden, growing, make_capture
 
 from pytest_falsify.checks.side_by_side import conclude
 from pytest_falsify.errors import CaptureError
-from pytest_falsify.report.picture import picture, write_picture
+from pytest_falsify.report.picture import floors, picture, write_picture
 from pytest_falsify.stages.vocabulary import Site
+
+
+@dataclass
+class SiteNoiseStub:
+    """What the picture reads of a judgement."""
+
+    site: Site
+    floor: float
+    steps: int
+
 
 SVG = "{http://www.w3.org/2000/svg}"
 FIRST = Site(0, 1, "q_post_rope")
@@ -136,3 +148,44 @@ def test_only_svg_is_written_and_only_of_something(measured, tmp_path):
     with pytest.raises(CaptureError, match="nothing to draw"):
         write_picture(nothing, tmp_path / "none.svg")
     assert [each.name for each in tmp_path.iterdir()] == ["out.svg"]
+
+
+def test_pooled_decode_steps_have_their_pools_floor_at_every_step():
+    sites = [Site(step, 0, "attn_out") for step in range(4)]
+    pool = SiteNoiseStub(site=sites[2], floor=0.25, steps=3)
+    prefill = SiteNoiseStub(site=sites[0], floor=0.5, steps=1)
+    seen = SimpleNamespace(sites=[SimpleNamespace(site=site) for site in sites])
+
+    found = floors(SimpleNamespace(noise=(prefill, pool), comparison=seen))
+
+    assert found == [(0, 0.5), (1, 0.25), (2, 0.25), (3, 0.25)]
+
+
+def test_a_png_shows_the_first_site_beyond_where_the_svg_does(measured, tmp_path):
+    pytest.importorskip("matplotlib", reason="the optional part [plot]")
+    for name, each in (("beyond", measured), ("honest", judged({}))):
+        write_picture(each, tmp_path / f"{name}.png")
+
+    image = pytest.importorskip("matplotlib.image")
+    beyond, honest = (image.imread(tmp_path / f"{name}.png") for name in ("beyond", "honest"))
+    assert red_columns(beyond) == 1
+    assert red_columns(honest) == 0
+
+
+def red_columns(pixels):
+    """Count the vertical lines in the colour of the first site beyond."""
+    red = np.array([0xCF, 0x22, 0x2E]) / 255
+    is_red = np.abs(pixels[..., :3] - red).max(axis=2) < 0.25
+    columns = is_red.sum(axis=0) > pixels.shape[0] / 2
+    return int((np.diff(columns.astype(int)) == 1).sum())
+
+
+def test_without_matplotlib_a_png_is_refused_with_what_installs_it(measured, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "pytest_falsify.report.plot", raising=False)
+
+    with pytest.raises(CaptureError) as caught:
+        write_picture(measured, tmp_path / "out.png")
+
+    assert 'pip install "pytest-falsify[plot]"' in caught.value.remedy
+    assert not (tmp_path / "out.png").exists()
