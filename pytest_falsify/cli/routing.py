@@ -104,12 +104,16 @@ def _recorded(wanted: Wanted, run_id: str) -> Routing:
     kind, fed = wanted.fed
     facts = replace(
         facts,
-        model_id=Path(wanted.model).name if Path(wanted.model).is_dir() else wanted.model,
-        tokenizer_id=wanted.model,
+        model_id=_name(wanted),
+        tokenizer_id=_name(wanted),
         prompt=fed if kind == "text" else "",
     )
     routing = routing_of(made, facts)
     return replace(routing, tokens=replace(routing.tokens, texts=_texts(wanted, routing)))
+
+
+def _name(wanted: Wanted) -> str:
+    return Path(wanted.model).name if Path(wanted.model).is_dir() else wanted.model
 
 
 def _texts(wanted: Wanted, routing: Routing) -> tuple[str, ...]:
