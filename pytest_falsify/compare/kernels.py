@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pytest_falsify.compare.device import pair_sums_on_device
 from pytest_falsify.compare.dtypes import (
     FLOAT32,
     FLOAT64,
@@ -65,17 +66,20 @@ LONG_ROW = 512
 LARGEST = np.uint64(2**63 - 1)
 
 
-def pair_sums(x: Array, y: Array, *, row_length: int) -> RowSums:
+def pair_sums(x: Any, y: Any, *, row_length: int) -> RowSums:
     """Measure a pair of tensors of one shape.
 
     Args:
-        x: the oracle's values: float64/32/16, bfloat16, fp8, integers or booleans, any shape.
+        x: the oracle's values: float64/32/16, bfloat16, fp8, integers or booleans, any shape; torch
+            tensors are measured where they lie, see ``device``.
         y: the subject's values, of the same shape; the dtype may differ.
         row_length: how many consecutive values, in C order, make a row.
 
     Raises:
         AlignmentError: when the shapes differ, a row does not fit, or a dtype has no numbers.
     """
+    if not isinstance(x, np.ndarray):
+        return pair_sums_on_device(x, y, row_length=row_length)
     _refuse_unlike(x, y, row_length)
     flat_x, flat_y = (np.ascontiguousarray(each).reshape(-1) for each in (x, y))
     with np.errstate(all="ignore"):
