@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pytest_falsify.disaggregation.carriers import Receiver, Ticket
     from pytest_falsify.disaggregation.worker import Decoded
 
-LOAD, LISTEN, BEGIN, LAYERS, DECODE, STOP = "load", "listen", "begin", "layers", "decode", "stop"
+LOAD, LISTEN, BEGIN, LAYERS = "load", "listen", "begin", "layers"
+RECEIVED, DECODE, STOP = "received", "decode", "stop"
 _SECONDS = 10.0
 
 
@@ -129,6 +130,7 @@ class _Served:
         self._asked: dict[str, Callable[..., Any]] = {
             LOAD: self._load,
             LISTEN: self._listen,
+            RECEIVED: lambda: len(self._received),
             DECODE: self._decode,
         }
         self._told: dict[str, Callable[..., None]] = {BEGIN: self._begin, LAYERS: self._layers}
