@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.compare.comparison import compare_captures, compare_tensors
 from pytest_falsify.compare.noise import Judgement, judge_noise
-from pytest_falsify.localize.evaluation import in_stage_order, isolated
+from pytest_falsify.localize.evaluation import in_stage_order, isolated, judged_sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,7 +88,8 @@ class Chain:
     """All links in causal order.
 
     Attributes:
-        missing: the sites of the model that were asked for and not captured.
+        missing: the sites that were asked for and not captured, and those that were captured and
+            whose operation cannot be done again.
         divergence: where the difference from the oracle begins; None: nowhere, or no oracle.
     """
 
@@ -146,7 +147,7 @@ def build(
         )
     return Chain(
         links=tuple(_link(each, oracle, totals) for each in found),
-        missing=subject.missing,
+        missing=(*subject.missing, *_unjudged(evaluator, subject)),
         divergence=divergence,
     )
 
@@ -184,6 +185,11 @@ def _link(found: Isolated, oracle: Capture | None, totals: Mapping[Site, float])
         given = max((totals.get(each, 0.0) for each in found.sources), default=0.0)
         gain = inherited / given if given > 0 and math.isfinite(given) else None
     return Link(done=found, total=totals.get(found.site), inherited=inherited, gain=gain)
+
+
+def _unjudged(evaluator: Evaluator, subject: Capture) -> tuple[Site, ...]:
+    judged = set(judged_sites(evaluator, subject))
+    return tuple(each for each in subject.tensors if each not in judged)
 
 
 def _every(evaluator: Evaluator, compared: Iterable[Site]) -> tuple[Site, ...]:

@@ -7,16 +7,16 @@ each operation twice, once wider than the subject's precision and once at it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pytest_falsify.compare.align import TOKENS
-from pytest_falsify.compare.comparison import SiteComparison, compare_tensors
-from pytest_falsify.compare.noise import judge_site
+from pytest_falsify.compare.comparison import Comparison, SiteComparison, compare_tensors
+from pytest_falsify.compare.noise import judge_noise, judge_site
 from pytest_falsify.errors import AlignmentError, CaptureError
 from pytest_falsify.stages.context import Context
 from pytest_falsify.stages.graph import StageGraph
@@ -103,37 +103,87 @@ def isolated(
 ) -> Iterator[Isolated]:
     """Yield every captured operation of a subject, in causal order.
 
+    The decode steps of one stage are one operation: they are judged together, at the first step
+    that is beyond the floor or else at the worst one, as ``judge_noise`` does.
+
     Args:
         evaluator: with the weights that the subject declares.
         subject: what it showed, in any subset of the stages.
-        ratios: ``ratio`` and ``row_ratio`` of ``judge_site``, where they are not the usual ones.
+        ratios: ``ratio`` and ``row_ratio`` of ``judge_noise``, where they are not the usual ones.
 
     Raises:
         AlignmentError: when a tensor does not have the axes or the size of its stage.
     """
-    context = context_of(subject)
-    shown = evaluator.wide
-    for site in sorted(subject.tensors, key=lambda each: each.causal_key):
-        if not shown.has(site):
-            continue
-        wide = Subject(subject, shown)
-        narrow = Subject(subject, evaluator.narrow)
-        found = shown.replay(site, wide, context=context)
-        floor = evaluator.narrow.replay(site, narrow, context=context)
-        assert found is not None  # nothing limits how far a replay may reach back
-        assert floor is not None
-        tensor = in_stage_order(site, subject.tensors[site])
-        expected = like(tensor, found.value, context.positions(site.step))
-        usual = like(tensor, floor.value, context.positions(site.step))
-        own, allowed = _errors(site, tensor, expected, usual)
+    again = _Again.of(evaluator, subject)
+    done = {site: again.done(site) for site in judged_sites(evaluator, subject)}
+    own = _comparison(each.own for each in done.values())
+    allowed = _comparison(each.allowed for each in done.values())
+    for noise in judge_noise(own, allowed, **(ratios or {})):
+        found = done[noise.site]
         yield Isolated(
-            site=site,
-            own=judge_site(own, allowed, **(ratios or {})),
-            expected=expected,
-            allowed=allowed,
+            site=noise.site,
+            own=noise,
+            expected=found.expected,
+            allowed=found.allowed,
             sources=found.sources,
             through=found.through,
         )
+
+
+def judged_sites(evaluator: Evaluator, subject: Capture) -> tuple[Site, ...]:
+    """Return the captured sites whose operation can be done again, in causal order.
+
+    The others are not the model's, or belong to a step of which no tokens are known.
+    """
+    steps = range(len(context_of(subject).steps))
+    found = (each for each in subject.tensors if evaluator.wide.has(each) and each.step in steps)
+    return tuple(sorted(found, key=lambda each: each.causal_key))
+
+
+class _Done(NamedTuple):
+    """One operation done again."""
+
+    own: SiteComparison
+    allowed: SiteComparison
+    expected: CapturedTensor
+    sources: tuple[Site, ...]
+    through: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Again:
+    """Does a subject's operations again."""
+
+    evaluator: Evaluator
+    subject: Capture
+    context: Context
+    wide: Subject
+    narrow: Subject
+
+    @classmethod
+    def of(cls, evaluator: Evaluator, subject: Capture) -> _Again:
+        return cls(
+            evaluator=evaluator,
+            subject=subject,
+            context=context_of(subject),
+            wide=Subject(subject, evaluator.wide),
+            narrow=Subject(subject, evaluator.narrow),
+        )
+
+    def done(self, site: Site) -> _Done:
+        found = self.evaluator.wide.replay(site, self.wide, context=self.context)
+        usual = self.evaluator.narrow.replay(site, self.narrow, context=self.context)
+        assert found is not None  # nothing limits how far a replay may reach back
+        assert usual is not None
+        tensor = in_stage_order(site, self.subject.tensors[site])
+        fed = self.context.positions(site.step)
+        expected = like(tensor, found.value, fed)
+        own, allowed = _errors(site, tensor, expected, like(tensor, usual.value, fed))
+        return _Done(own, allowed, expected, found.sources, found.through)
+
+
+def _comparison(sites: Iterable[SiteComparison]) -> Comparison:
+    return Comparison(sites=tuple(sites), missing=(), subject="", oracle="")
 
 
 def _errors(
@@ -222,7 +272,9 @@ class Subject(Mapping[Site, Any]):
         self._whole = {
             site: tensor
             for site, tensor in capture.tensors.items()
-            if graph.has(site) and _is_whole(tensor, self.context.positions(site.step))
+            if graph.has(site)
+            and site.step < len(self.context.steps)
+            and _is_whole(tensor, self.context.positions(site.step))
         }
 
     def __getitem__(self, site: Site) -> torch.Tensor:

@@ -151,6 +151,22 @@ def _in_order(order: tuple[str, ...]) -> Callable[[Trial], torch.Tensor]:
     return joined
 
 
+def _row_orders(_trial: Trial) -> Variants:
+    """Yield q and k whose weights are in the other order of rotary embedding's pairs."""
+    yield "half -> interleaved", lambda trial: _paired(trial, halves_first=True)
+    yield "interleaved -> half", lambda trial: _paired(trial, halves_first=False)
+
+
+def _paired(trial: Trial, *, halves_first: bool) -> torch.Tensor:
+    import torch
+
+    half = trial.place.attention.head_dim // 2
+    shape = (-1, 2, half) if halves_first else (-1, half, 2)
+    *turned, value = split_projections(trial.place, trial.expected)
+    pairs = [each.unflatten(-1, shape).transpose(-1, -2).flatten(-3) for each in turned]
+    return torch.cat([*pairs, value], dim=-1)
+
+
 def _exchanged(trial: Trial) -> Variants:
     other = EXCHANGED[trial.site.stage]
     site = Site(trial.site.step, trial.site.layer, other)
@@ -164,5 +180,6 @@ LAYOUT = (
     Hypothesis(name="first token", stages=frozenset({"embedding"}), variants=_first_tokens),
     Hypothesis(name="transpose", stages=frozenset(), variants=_transposes),
     Hypothesis(name="q/k/v order", stages=QKV, variants=_parts),
+    Hypothesis(name="q/k permutation", stages=QKV, variants=_row_orders),
     Hypothesis(name="gate and up", stages=frozenset(EXCHANGED), variants=_exchanged),
 )

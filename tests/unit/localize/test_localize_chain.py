@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from localize_support import plant, site
+from localize_support import INPUTS, plant, shown, site
 
 from pytest_falsify.captures.capture import TokenInputs
+from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.record import record
 from pytest_falsify.engines.grafting import written
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.localize.chain import build, first_divergence
@@ -70,16 +72,11 @@ def test_two_independent_faults_are_both_named(lab):
         site("0/1/ffn_norm"): lambda value, _: value.roll(1, 1),
     }
     with written(session.model, session.visible.family, writes):
-        fresh = replace_capture(lab, session)
+        fresh = run_of(session)
     assert guilty(build(lab.evaluator(), fresh)) == ["0/0/attn_out", "0/1/ffn_norm"]
 
 
-def replace_capture(lab, session):
-    from localize_support import INPUTS, shown
-
-    from pytest_falsify.captures.plan import Plan
-    from pytest_falsify.captures.record import record
-
+def run_of(session):
     return record(session, INPUTS, Plan(stages=shown(session)))
 
 
@@ -106,7 +103,7 @@ def test_own_error_is_judged_with_the_weights_that_the_subject_declares(lab):
         for parameter in declared.parameters():
             if parameter.dim() > 1:
                 parameter.copy_(rounded(parameter, "int4 rows"))
-    subject = replace_capture(lab, replace(session, model=declared))
+    subject = run_of(replace(session, model=declared))
     with_declared = build(Evaluator.of(declared, "float32"), subject)
     with_original = build(lab.evaluator(), subject)
     assert guilty(with_declared) == []
@@ -150,6 +147,29 @@ def test_a_subject_that_does_not_say_its_tokens_cannot_be_judged(lab):
     subject = replace(lab.capture(dtype="float32"), inputs=TokenInputs(name="unstated", tokens=()))
     with pytest.raises(CaptureError, match="which tokens it was fed"):
         list(isolated(lab.evaluator(), subject))
+
+
+@pytest.mark.parametrize("fault", [None, plant("0/1/attention", "scaled by 1.03")])
+def test_the_decode_steps_of_a_stage_are_one_operation(lab, fault):
+    options = {"dtype": "bfloat16", "attention": "eager"} | ({"plant": fault} if fault else {})
+    session = lab.session(**options)
+    plan = Plan(stages=shown(session), decode_steps=10)
+    chain = build(lab.evaluator("bfloat16"), record(session, INPUTS, plan))
+    wanted = {"attention": {0, 1}} if fault else {}
+    found = {each.site.stage: set() for each in chain.guilty}
+    for each in chain.guilty:
+        found[each.site.stage].add(min(each.site.step, 1))
+    assert (wanted, ()) == (found, chain.undecided)
+    places = [(each.site.layer, each.site.stage, min(each.site.step, 1)) for each in chain.links]
+    assert len(set(places)) == len(places)
+
+
+def test_a_step_of_unknown_tokens_is_missing_and_not_judged(lab):
+    session = lab.session(dtype="float32", attention="eager")
+    found = record(session, INPUTS, Plan(stages=("attn_norm", "attn_out"), decode_steps=1))
+    chain = build(lab.evaluator(), replace(found, continuation=()))
+    assert {1} == {each.step for each in chain.missing}
+    assert {0} == {each.site.step for each in chain.links}
 
 
 def test_inherited_error_and_gain_are_told_apart_from_own(lab):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
@@ -156,7 +157,8 @@ def test_the_command_names_the_guilty_and_draws(contract, tmp_path):
     assert "0/1/q_post_rope is guilty" in result.output
     assert "> 0/1/q_post_rope" in result.output
     assert "of the difference of the logits away" in result.output
-    assert (tmp_path / "grid.svg").read_text().count('class="own guilty"') == 1
+    cells = [each.get("class") for each in ET.parse(tmp_path / "grid.svg").iter()]
+    assert cells.count("own guilty") == 1
 
 
 def test_the_command_localises_between_any_subject_and_oracle(contract):
