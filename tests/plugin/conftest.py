@@ -121,7 +121,8 @@ class Project:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("FALSIFY_MACHINE", "laptop")
         pytester.makeini(
-            "[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest\n"
+            "[pytest]\naddopts = -p no:randomly -p no:cacheprovider -p no:hypothesispytest"
+            " -p no:anyio\n"
             "filterwarnings = ignore::pytest_falsify.FalsifyWarning"
         )
 
@@ -152,7 +153,7 @@ class Project:
 
     def run(self, *arguments: str) -> Ran:
         """Run pytest on the contracts."""
-        is_apart = "-n" in arguments
+        is_apart = "-n" in arguments and "0" not in arguments
         run = self.pytester.runpytest_subprocess if is_apart else self.pytester.runpytest_inprocess
         result = run("--falsify", *arguments)
         folder = self.path / "evidence"

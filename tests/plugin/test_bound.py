@@ -29,8 +29,8 @@ def bound(project):
     ("body", "status"),
     [("assert 1 + 1 == 2", "PARTIAL"), ("assert 1 + 1 == 3", "FALSIFIED")],
 )
-def test_a_bound_test_confirms_or_refutes(bound, workers, body, status):
-    ran = bound(body).run("contracts", "test_it.py", *workers)
+def test_a_bound_test_confirms_or_refutes(bound, body, status):
+    ran = bound(body).run("contracts", "test_it.py")
 
     assert ran.statuses() == {"FALSIFY-A-1": status}
     block = json.loads(ran.ledgers["C-ONE"])["falsifiers"]["FALSIFY-A-1"]
@@ -39,10 +39,10 @@ def test_a_bound_test_confirms_or_refutes(bound, workers, body, status):
     ]
 
 
-def test_a_node_id_in_the_contract_binds_too(bound, workers):
+def test_a_node_id_in_the_contract_binds_too(bound):
     project = bound("assert True is not False", test="  test: test_it.py::test_sum", mark="")
 
-    ran = project.run("contracts", "test_it.py", "-rs", *workers)
+    ran = project.run("contracts", "test_it.py", "-rs")
 
     assert ran.statuses() == {"FALSIFY-A-1": "PARTIAL"}
     assert "it is bound to test_it.py::test_sum" in ran.text
@@ -58,23 +58,21 @@ def test_a_node_id_in_the_contract_binds_too(bound, workers):
         ("pytest.xfail('known')", "is expected to fail"),
     ],
 )
-def test_what_shows_nothing_is_unobserved_and_said(bound, workers, body, why):
-    ran = bound(body).run("contracts", "test_it.py", *workers)
+def test_what_shows_nothing_is_unobserved_and_said(bound, body, why):
+    ran = bound(body).run("contracts", "test_it.py")
 
     assert ran.statuses() == {"FALSIFY-A-1": "UNTRIED"}
     ran.result.stdout.fnmatch_lines([f"note: unobserved: FALSIFY-A-1: test_it.py::test_sum {why}"])
 
 
-def test_a_deselected_test_did_not_run(bound, workers):
-    ran = bound("assert True is not False").run(
-        "contracts", "test_it.py", "-k", "FALSIFY", *workers
-    )
+def test_a_deselected_test_did_not_run(bound):
+    ran = bound("assert True is not False").run("contracts", "test_it.py", "-k", "FALSIFY")
 
     assert ran.statuses() == {"FALSIFY-A-1": "UNTRIED"}
     assert "unobserved: FALSIFY-A-1: test_it.py::test_sum did not run" in ran.text
 
 
-def test_a_broken_teardown_takes_the_confirmation_back(bound, workers):
+def test_a_broken_teardown_takes_the_confirmation_back(bound):
     project = bound("assert True is not False")
     project.file(
         "conftest.py",
@@ -82,7 +80,7 @@ def test_a_broken_teardown_takes_the_confirmation_back(bound, workers):
         "    raise OSError\n",
     )
 
-    assert project.run("contracts", "test_it.py", *workers).statuses() == {"FALSIFY-A-1": "UNTRIED"}
+    assert project.run("contracts", "test_it.py").statuses() == {"FALSIFY-A-1": "UNTRIED"}
 
 
 def test_a_changed_test_makes_its_refutation_stale(bound):
@@ -93,10 +91,10 @@ def test_a_changed_test_makes_its_refutation_stale(bound):
     assert ran.statuses() == {"FALSIFY-A-1": "PARTIAL"}
 
 
-def test_an_unknown_id_is_a_warning_with_the_nearest(bound, workers):
+def test_an_unknown_id_is_a_warning_with_the_nearest(bound):
     project = bound("assert True is not False", mark='@pytest.mark.falsifies("FALSIFY-A-2")')
 
-    ran = project.run("contracts", "test_it.py", "-W", "default", *workers)
+    ran = project.run("contracts", "test_it.py", "-W", "default")
 
     assert ran.text.count("has a falsifier FALSIFY-A-2; the nearest is FALSIFY-A-1") == 1
     assert ran.statuses() == {"FALSIFY-A-1": "UNTRIED"}

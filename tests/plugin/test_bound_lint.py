@@ -14,8 +14,8 @@ def drifted(project):
     return project
 
 
-def test_a_run_warns_once_with_the_command(drifted, workers):
-    ran = drifted.run("contracts", "-W", "default", *workers)
+def test_a_run_warns_once_with_the_command(drifted):
+    ran = drifted.run("contracts", "-W", "default")
 
     assert ran.text.count(WARNED) == 1
     assert ran.result.ret == 0

@@ -25,10 +25,10 @@ def _observed(ran):
     return block["evidence"][0]
 
 
-def test_without_permission_nothing_runs_and_the_entry_is_blocked(entry, workers):
+def test_without_permission_nothing_runs_and_the_entry_is_blocked(entry):
     project = entry("test: touch ran.txt")
 
-    ran = project.run("contracts", "-rs", *workers)
+    ran = project.run("contracts", "-rs")
 
     assert ran.outcomes == {"skipped": 1}
     assert ran.statuses() == {"FALSIFY-A-1": "BLOCKED"}
@@ -36,10 +36,10 @@ def test_without_permission_nothing_runs_and_the_entry_is_blocked(entry, workers
     assert not list(project.path.rglob("ran.txt"))
 
 
-def test_a_test_string_that_is_a_command_runs_on_the_host(entry, workers):
+def test_a_test_string_that_is_a_command_runs_on_the_host(entry):
     project = entry("test: ls one.yaml")
 
-    ran = project.run("contracts", ALLOW, *workers)
+    ran = project.run("contracts", ALLOW)
 
     assert ran.outcomes == {"passed": 1}
     assert ran.statuses() == {"FALSIFY-A-1": "PARTIAL"}
@@ -58,10 +58,10 @@ def test_the_ini_gives_permission_too(entry):
     assert project.run("contracts").outcomes == {"passed": 1}
 
 
-def test_another_exit_status_refutes_and_the_output_is_shown(entry, workers):
+def test_another_exit_status_refutes_and_the_output_is_shown(entry):
     project = entry("check: {kind: command, run: 'echo why not >&2; exit 3'}")
 
-    ran = project.run("contracts", ALLOW, *workers)
+    ran = project.run("contracts", ALLOW)
 
     assert ran.statuses() == {"FALSIFY-A-1": "FALSIFIED"}
     assert "the exit status is 3, 0 was expected: why not" in ran.text

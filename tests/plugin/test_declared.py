@@ -1,4 +1,4 @@
-"""What a change of a declared source, a model's file or a target does to evidence, and prose not."""
+"""A change of a source, of a model's file or of a target makes evidence stale; prose does not."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ def _live(project, **errors):
     project.captures(**errors)
 
 
-def test_a_waiver_lets_pass_what_the_gate_would_deny_and_is_shown(project, workers):
+def test_a_waiver_lets_pass_what_the_gate_would_deny_and_is_shown(project):
     project.contract("FALSIFY-A-1")
     project.captures()
     assert project.run("contracts", "--falsify-gate=FUNCTIONAL").result.ret == 1
     _waive(project)
 
-    ran = project.run("contracts", "--falsify-gate=FUNCTIONAL", *workers)
+    ran = project.run("contracts", "--falsify-gate=FUNCTIONAL")
 
     assert ran.result.ret == 0
     ran.result.stdout.fnmatch_lines(["note: waived until * by ada (the kernel*FALSIFY-A-1*"])
@@ -160,16 +160,16 @@ def _on(project, device, *, wanted="cuda", **errors):
         file.write(DEVICE.format(device=device))
 
 
-def test_a_required_lane_that_ran_passes(project, workers):
+def test_a_required_lane_that_ran_passes(project):
     _on(project, "cuda:0")
 
-    assert project.run("contracts", "--falsify-require-lane=gpu", *workers).result.ret == 0
+    assert project.run("contracts", "--falsify-require-lane=gpu").result.ret == 0
 
 
-def test_a_required_lane_in_which_all_were_skipped_fails_with_the_reason(project, workers):
+def test_a_required_lane_in_which_all_were_skipped_fails_with_the_reason(project):
     _on(project, "cuda:0", FALSIFY_A_1="blocked")
 
-    ran = project.run("contracts", "--falsify-require-lane=gpu", *workers)
+    ran = project.run("contracts", "--falsify-require-lane=gpu")
 
     assert ran.result.ret == 1
     ran.result.stdout.fnmatch_lines(
@@ -177,11 +177,11 @@ def test_a_required_lane_in_which_all_were_skipped_fails_with_the_reason(project
     )
 
 
-def test_a_required_lane_in_which_nothing_was_selected_fails(project, workers):
+def test_a_required_lane_in_which_nothing_was_selected_fails(project):
     project.contract("FALSIFY-A-1")
     project.captures()
 
-    ran = project.run("contracts", "--falsify-require-lane=gpu", *workers)
+    ran = project.run("contracts", "--falsify-require-lane=gpu")
 
     assert ran.result.ret == 1
     assert "denied: the lane `gpu` is required and no falsifier of it was tried" in ran.text
@@ -220,21 +220,21 @@ NAMES = ["contracts/one.yaml::FALSIFY-A-1[here]", "C-ONE::FALSIFY-A-1[here]"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_listed_may_be_blocked(project, name, workers):
+def test_what_is_listed_may_be_blocked(project, name):
     project.contract("FALSIFY-A-1", "FALSIFY-A-2")
     project.captures(FALSIFY_A_1="blocked")
     project.file("blocked.txt", f"# no GPU here\n\n{name}  # for now\n")
 
-    assert project.run("contracts", LISTED, *workers).result.ret == 0
+    assert project.run("contracts", LISTED).result.ret == 0
 
 
 @pytest.mark.parametrize("fault", ["blocked", "empty"])
-def test_a_new_skip_fails_whatever_its_kind(project, fault, workers):
+def test_a_new_skip_fails_whatever_its_kind(project, fault):
     project.contract("FALSIFY-A-1", "FALSIFY-A-2")
     project.captures(FALSIFY_A_2=fault)
     project.file("blocked.txt", "")
 
-    ran = project.run("contracts", LISTED, *workers)
+    ran = project.run("contracts", LISTED)
 
     assert ran.result.ret == 1
     ran.result.stdout.fnmatch_lines(

@@ -37,13 +37,13 @@ def test_off_reads_and_writes_nothing(project):
     assert not (project.path / ".falsify").exists()
 
 
-def test_check_is_the_default_in_ci_and_passes_on_what_is_on_file(project, monkeypatch, workers):
+def test_check_is_the_default_in_ci_and_passes_on_what_is_on_file(project, monkeypatch):
     project.contract("FALSIFY-A-1")
     project.captures()
     first = project.run("contracts").ledgers
     monkeypatch.setenv("CI", "true")
 
-    ran = project.run("contracts", *workers)
+    ran = project.run("contracts")
 
     assert ran.result.ret == 0
     assert ran.ledgers == first
@@ -51,9 +51,7 @@ def test_check_is_the_default_in_ci_and_passes_on_what_is_on_file(project, monke
 
 
 @pytest.mark.parametrize("change", ["no ledger", "refuted", "other version", "other entry", "edit"])
-def test_check_fails_on_what_the_evidence_does_not_say_and_names_the_command(
-    project, change, workers
-):
+def test_check_fails_on_what_the_evidence_does_not_say_and_names_the_command(project, change):
     project.contract("FALSIFY-A-1")
     project.captures()
     project.run("contracts")
@@ -70,7 +68,7 @@ def test_check_fails_on_what_the_evidence_does_not_say_and_names_the_command(
     else:
         ledger.write_text(ledger.read_text().replace('"PARTIAL"', '"DISCHARGED"'))
 
-    ran = project.run("contracts", "--falsify-ledger=check", *workers)
+    ran = project.run("contracts", "--falsify-ledger=check")
 
     assert ran.result.ret == 1
     assert "denied: " in ran.text
@@ -109,13 +107,11 @@ def test_a_ledger_that_was_edited_by_hand_is_refused_and_left_alone(project):
     ("gate", "status"),
     [("--falsify-gate", 0), ("--falsify-gate=PARTIAL", 0), ("--falsify-gate=FUNCTIONAL", 1)],
 )
-def test_the_gate_demands_what_the_contract_requires_or_what_is_said(
-    project, gate, status, workers
-):
+def test_the_gate_demands_what_the_contract_requires_or_what_is_said(project, gate, status):
     project.contract("FALSIFY-A-1")
     project.captures()
 
-    ran = project.run("contracts", gate, *workers)
+    ran = project.run("contracts", gate)
 
     assert ran.result.ret == status
     assert ("denied: gate: FALSIFY-A-1 is PARTIAL" in ran.text) == bool(status)
@@ -128,12 +124,12 @@ def test_the_gate_denies_an_all_skipped_lane(project):
     assert project.run("contracts", "--falsify-gate").result.ret == 1
 
 
-def test_two_contracts_of_one_id_are_denied(project, workers):
+def test_two_contracts_of_one_id_are_denied(project):
     project.contract("FALSIFY-A-1")
     project.contract("FALSIFY-A-1", name="two")
     project.captures()
 
-    ran = project.run("contracts", *workers)
+    ran = project.run("contracts")
 
     assert ran.result.ret == 1
     assert "both called C-ONE" in ran.text

@@ -81,10 +81,10 @@ def test_yaml_that_is_no_contract_is_left_alone(project):
     assert ran.outcomes == {"passed": 1}
 
 
-def test_a_missing_model_folder_is_an_error_that_names_the_target(project, workers):
+def test_a_missing_model_folder_is_an_error_that_names_the_target(project):
     project.file("contracts/one.yaml", GOOD)
 
-    ran = project.run("contracts", *workers)
+    ran = project.run("contracts")
 
     assert ran.outcomes == {"errors": 1}
     ran.result.stdout.fnmatch_lines(

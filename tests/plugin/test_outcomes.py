@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 
-def test_what_holds_passes_and_is_partial_on_an_algorithm_target(project, workers):
+def test_what_holds_passes_and_is_partial_on_an_algorithm_target(project):
     project.contract("FALSIFY-A-1", "FALSIFY-A-2")
     project.captures()
 
-    ran = project.run("contracts", *workers)
+    ran = project.run("contracts")
 
     assert ran.result.ret == 0
     assert ran.outcomes == {"passed": 2}
@@ -23,11 +23,11 @@ def test_what_holds_on_a_live_target_is_functional(project):
     assert project.run("contracts").statuses() == {"FALSIFY-A-1": "FUNCTIONAL"}
 
 
-def test_what_is_refuted_fails_and_is_falsified(project, workers):
+def test_what_is_refuted_fails_and_is_falsified(project):
     project.contract("FALSIFY-A-1", "FALSIFY-A-2")
     project.captures(FALSIFY_A_1=0.5)
 
-    ran = project.run("contracts", *workers)
+    ran = project.run("contracts")
 
     assert ran.result.ret == 1
     assert ran.outcomes == {"failed": 1, "passed": 1}
@@ -49,11 +49,11 @@ def test_nan_and_nothing_compared_are_never_a_pass(project, fault, outcome, stat
     assert ran.statuses() == {"FALSIFY-A-1": status}
 
 
-def test_what_is_absent_skips_with_its_remedy_and_is_blocked(project, workers):
+def test_what_is_absent_skips_with_its_remedy_and_is_blocked(project):
     project.contract("FALSIFY-A-1")
     project.captures(FALSIFY_A_1="blocked")
 
-    ran = project.run("contracts", "-rs", *workers)
+    ran = project.run("contracts", "-rs")
 
     assert ran.result.ret == 0
     assert ran.outcomes == {"skipped": 1}
@@ -73,26 +73,26 @@ def test_strict_turns_blocked_and_inconclusive_into_failures(project, fault):
     assert "skipped" not in ran.outcomes
 
 
-def test_an_entry_without_a_check_is_listed_untried_and_says_what_it_lacks(project, workers):
+def test_an_entry_without_a_check_is_listed_untried_and_says_what_it_lacks(project):
     project.contract("FALSIFY-A-1")
     with (project.path / "contracts/one.yaml").open("a") as file:
         file.write("- {id: FALSIFY-A-2, rule: prose, test: run it by hand}\n")
     project.captures()
 
-    ran = project.run("contracts", "-rs", *workers)
+    ran = project.run("contracts", "-rs")
 
     assert ran.outcomes == {"passed": 1, "skipped": 1}
     assert ran.statuses()["FALSIFY-A-2"] == "UNTRIED"
     ran.result.stdout.fnmatch_lines(["SKIPPED * UNTRIED: its `test:` is prose*"])
 
 
-def test_a_broken_teardown_takes_the_confirmation_back(project, workers):
+def test_a_broken_teardown_takes_the_confirmation_back(project):
     project.contract("FALSIFY-A-1")
     project.captures()
     with (project.path / "conftest.py").open("a") as file:
         file.write("\n@pytest.fixture(autouse=True)\ndef broken():\n    yield\n    raise OSError\n")
 
-    ran = project.run("contracts", *workers)
+    ran = project.run("contracts")
 
     assert ran.result.ret == 1
     assert ran.statuses() == {"FALSIFY-A-1": "UNTRIED"}
@@ -120,12 +120,12 @@ def test_an_error_that_is_ours_keeps_its_traceback(project):
     assert ran.statuses() == {"FALSIFY-A-1": "UNTRIED"}
 
 
-def test_a_refutation_is_told_once_and_listed_in_one_line(project, monkeypatch, workers):
+def test_a_refutation_is_told_once_and_listed_in_one_line(project, monkeypatch):
     monkeypatch.setenv("CI", "true")
     project.captures(FALSIFY_A_1=0.5)
     project.contract("FALSIFY-A-1")
 
-    text = project.run("contracts", "--falsify-ledger=off", *workers).text
+    text = project.run("contracts", "--falsify-ledger=off").text
 
     listed = text.partition("short test summary info")[2]
     assert "FAILED contracts/one.yaml::FALSIFY-A-1[here] - contracts/one.yaml:11: refuted" in listed

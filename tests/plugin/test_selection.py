@@ -70,14 +70,14 @@ def test_without_falsify_contracts_are_not_collected(lanes):
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_the_gpu_lane_without_a_gpu_skips_with_a_reason_and_promotes_nothing(lanes, workers):
+def test_the_gpu_lane_without_a_gpu_skips_with_a_reason_and_promotes_nothing(lanes):
     pytest.importorskip("torch")
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
 
-    ran = lanes.run("contracts", "-m", "gpu", "-rs", *workers)
+    ran = lanes.run("contracts", "-m", "gpu", "-rs")
 
     assert ran.result.ret == 0
     assert ran.outcomes["skipped"] == 1

@@ -108,7 +108,7 @@ def test_the_ledger_is_the_same_with_any_number_of_workers(project):
     assert len(seen[0][2]) == 3
 
 
-@pytest.mark.parametrize("at", [0, 1, 3, 7])
+@pytest.mark.parametrize("at", [0, 3, 7])
 def test_a_crash_costs_one_item_and_the_others_still_run(project, at):
     project.contract(*IDS)
     project.captures(**{f"FALSIFY_A_{at}": "crash"})
@@ -123,13 +123,13 @@ def test_a_crash_costs_one_item_and_the_others_still_run(project, at):
 
 def test_every_item_may_crash_and_the_session_still_ends(project):
     for name in ("one", "two"):
-        project.contract(*IDS[:3], contract_id=f"C-{name.upper()}", name=name)
+        project.contract(*IDS[:2], contract_id=f"C-{name.upper()}", name=name)
     project.captures(**{each.replace("-", "_"): "crash" for each in IDS})
 
     ran = project.run("contracts", "-n", "2")
 
     assert ran.result.ret == 3
-    assert ran.outcomes == {"failed": 6}
+    assert ran.outcomes == {"failed": 4}
 
 
 @pytest.mark.parametrize("count", ["1", "2"])
