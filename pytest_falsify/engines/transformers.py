@@ -21,6 +21,7 @@ from pytest_falsify.engines.planted import planted
 from pytest_falsify.engines.rounding import Rounding
 from pytest_falsify.engines.visible import Visible
 from pytest_falsify.errors import Blocked, CaptureError
+from pytest_falsify.stages.threads import computing_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -265,7 +266,13 @@ class TransformersSession:
         plant = self.settings["plant"]
         faulty = planted(self.model, self.visible.family, plant) if plant else nullcontext()
         grafted = written(self.model, self.visible.family, self.writes)
-        with _threads(self.settings["threads"]), torch.inference_mode(), disturbed, faulty, grafted:
+        with (
+            computing_with(self.settings["threads"]),
+            torch.inference_mode(),
+            disturbed,
+            faulty,
+            grafted,
+        ):
             yield
 
     def _end(self, plan: Plan) -> tuple[Site, int] | None:
@@ -326,15 +333,3 @@ def _release(full: str) -> str:
     The device, which decides which of their code runs, is digested by itself.
     """
     return full.partition("+")[0]
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
