@@ -18,13 +18,13 @@ INPUTS = TokenInputs(name="seeded", tokens=tuple((7 * place + 3) % 64 for place 
 EVERYTHING = ("qkv_matmul", "attn_scores", "attn_softmax")
 
 
-def make_model(folder: Path) -> None:
-    """Write a Qwen2 of two layers whose weights are spread as trained ones are."""
+def make_model(folder: Path, family: str = "qwen2", **more: Any) -> None:
+    """Write a model of two layers whose weights are spread as trained ones are."""
     import torch
     import transformers
 
     config = transformers.AutoConfig.for_model(
-        "qwen2",
+        family,
         vocab_size=64,
         hidden_size=32,
         intermediate_size=64,
@@ -33,6 +33,7 @@ def make_model(folder: Path) -> None:
         num_key_value_heads=2,
         max_position_embeddings=64,
         tie_word_embeddings=False,
+        **more,
     )
     torch.manual_seed(5)
     model = transformers.AutoModelForCausalLM.from_config(config)

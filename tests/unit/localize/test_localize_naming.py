@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from localize_support import plant, site
+from localize_support import Lab, make_model, plant, site
 
 from pytest_falsify.localize.chain import build
 from pytest_falsify.localize.hypotheses import HYPOTHESES
@@ -30,6 +30,7 @@ AT = {
     "first token": "0/-/embedding",
     "transpose": "0/0/attention",
     "q/k/v order": "0/0/qkv_bias",
+    "q/k permutation": "0/0/qkv_bias",
     "gate and up": "0/1/ffn_gate",
     "missing bias": "0/1/qkv_bias",
     "wrong layer": "0/1/ffn_out",
@@ -89,10 +90,22 @@ def test_a_fault_of_the_table_is_named(lab, name):
     assert (name, True) == (named.fault, named.own.error < 1e-4)
 
 
-def test_the_window_is_a_fault_of_models_that_have_one():
-    from pytest_falsify.localize.hypotheses.attention import ATTENTION
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("windowed")
+    make_model(folder, "mistral", sliding_window=6, head_dim=8)
+    return Lab(folder=folder)
 
-    assert "window" in {each.name for each in ATTENTION}
+
+def test_the_window_is_a_fault_of_models_that_have_one(lab, windowed):
+    where = site("0/1/attn_softmax")
+    assert (
+        name_fault(windowed.evaluator(), made(windowed, "window", where), where).fault == "window"
+    )
+    subject = lab.capture(dtype="float32", attention="eager")
+    trial = _trial(lab.evaluator().wide, subject, where)
+    window = next(each for each in HYPOTHESES if each.name == "window")
+    assert list(window.variants(trial)) == []
 
 
 def test_a_fault_that_is_not_in_the_table_is_not_named(lab):
