@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -209,8 +209,16 @@ class OnnxRuntimeSession:
         places = self._places(plan)
 
         def forward(tokens: tuple[int, ...]) -> Seen:
+            if not places:
+                return {}, self._answer(tokens)
+            shown, observed = self._shown(tokens, places)
+            if self.settings["optimisation"] == "none":
+                return shown, observed
             logits = self._answer(tokens)
-            return self._observed(tokens, places, logits) if places else {}, logits
+            self._must_agree(observed, logits)
+            if LOGITS in shown:
+                shown[LOGITS] = replace(shown[LOGITS], array=logits)
+            return shown, logits
 
         return run_by_prefill(inputs, plan, sink, forward)
 
@@ -228,29 +236,25 @@ class OnnxRuntimeSession:
         found: Array = self.answering.run(None, feed)[0][0]
         return found
 
-    def _observed(
-        self, tokens: tuple[int, ...], places: Mapping[Site, Value], logits: Array
-    ) -> dict[Site, CapturedTensor]:
-        """Return what the observed graph shows, proven to be what gave the answer.
-
-        Raises:
-            CaptureError: when its own logits are further from the answer than the floor.
-        """
+    def _shown(
+        self, tokens: tuple[int, ...], places: Mapping[Site, Value]
+    ) -> tuple[dict[Site, CapturedTensor], Array]:
+        """Return what the observed graph shows, and its own logits."""
         names = tuple(dict.fromkeys(name for each in places.values() for name in each.names))
         session = self._observer(names)
         outputs = [each.name for each in session.get_outputs()]
         feed = {session.get_inputs()[0].name: np.array([tokens], np.int64)}
         found = dict(zip(outputs, session.run(outputs, feed), strict=True))
-        self._must_agree(found[outputs[0]][0], logits)
-        return {
+        shown = {
             site: CapturedTensor(
-                array=logits if site == LOGITS else value.tensor(site.stage, found),
+                array=value.tensor(site.stage, found),
                 dims=STAGES[site.stage].dims,
                 positions=tuple(range(len(tokens))),
                 mask=MASKS.get(site.stage, "none"),
             )
             for site, value in places.items()
         }
+        return shown, found[outputs[0]][0]
 
     def _observer(self, names: tuple[str, ...]) -> Any:
         if names not in self._observing:
@@ -260,6 +264,11 @@ class OnnxRuntimeSession:
         return self._observing[names]
 
     def _must_agree(self, observed: Array, answer: Array) -> None:
+        """Refuse a graph that shows other values than those that gave the answer.
+
+        Raises:
+            CaptureError: when its own logits are further from the answer than the floor.
+        """
         lengths = np.linalg.norm(answer.astype(np.float64), axis=-1)
         off = np.linalg.norm(observed.astype(np.float64) - answer, axis=-1) / lengths
         if not (off <= self.settings["floor"]).all():
