@@ -27,7 +27,7 @@ from pytest_falsify.checks.choices import NOISE
 from pytest_falsify.checks.distribution import BOUND
 from pytest_falsify.checks.kv import REPLAY, leg_requests
 from pytest_falsify.checks.tokens import first_difference
-from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusive
+from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted
 from pytest_falsify.compare.distribution import kl_divergence
 from pytest_falsify.compare.tokens import SIGMAS, Choice, top_changes
 from pytest_falsify.disaggregation.legs import Leg, named
@@ -104,13 +104,12 @@ class Decode:
             if lack := one.lack():
                 return inconclusive(f"on {name}: {lack}")
         outcome, leg, reasons = _concluded(found)
-        return Verdict(
-            outcome=outcome,
-            reasons=reasons,
-            observed=_observed(found, leg),
-            coverage=coverage(captures.values()),
-            faults=_planted(found) if outcome is Outcome.HELD else None,
-        )
+        observed = _observed(found, leg)
+        if outcome is Outcome.REFUTED:
+            return refuted(reasons, captures, observed=observed)
+        if outcome is Outcome.INCONCLUSIVE:
+            return inconclusive(reasons[0])
+        return held(reasons[0], captures, observed=observed, faults=_planted(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,19 +23,21 @@ from pytest_falsify.checks.base import (
     by_input,
 )
 from pytest_falsify.checks.planting import Pair, plant
+from pytest_falsify.checks.rule import Rule
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
-    coverage,
+    held,
     inconclusive,
     nothing_compared,
+    refuted,
     worst,
 )
-from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits, violations
+from pytest_falsify.compare.comparison import counting
+from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits
 from pytest_falsify.disaggregation.caches import POISON
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import ContractError
-from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
-    from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.contracts.model import CaptureSpec
 
 LOGITS = "lm_head"
@@ -128,9 +129,14 @@ class Invariance:
             "uniqueItems": True,
         },
         "decode_steps": {**_COUNT, "description": f"1 for `resumed`, else {DECODE_STEPS}"},
-        "chunk": _COUNT,
-        "size": {**_COUNT, "minimum": 2, "maximum": 1024},
-        "block": _COUNT,
+        "chunk": {**_COUNT, "description": "how many tokens a chunk of the prefill has; 16"},
+        "size": {
+            **_COUNT,
+            "minimum": 2,
+            "maximum": 1024,
+            "description": "how many sequences a batch has; 3",
+        },
+        "block": {**_COUNT, "description": "how many tokens a block of the cache has; 16"},
         "poison": {**POISON, "description": "what unused slots hold; 10,000"},
         "expect": LIMITS_SCHEMA,
         "inputs": OBSERVED["inputs"],
@@ -146,10 +152,8 @@ class Invariance:
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Compare the logits of every token that both ways have run."""
         limits = parse_limits(claim.parameter("expect"))
-
-        def refutes(comparison: Comparison) -> bool:
-            return bool(violations(comparison, limits))
-
+        rule = Rule(limits=limits)
+        compare = counting(compare, limits.tolerances)
         judged: list[Judged] = []
         pairs: list[Pair] = []
         for name, runs in by_input(captures).items():
@@ -157,12 +161,15 @@ class Invariance:
             for (_, run), other in runs.items():
                 if run:
                     sides = _by_position(other), _by_position(usual, like=other)
-                    comparison = compare(*sides)
-                    broken = violations(comparison, limits)
                     label = f"{name}, {len(other.inputs.tokens)} tokens prefilled"
-                    judged.append(Judged(label=label, comparison=comparison, violations=broken))
+                    judged.append(rule.judged(label, compare(*sides)))
                     pairs.append(
-                        Pair(subject=sides[0], oracle=sides[1], compare=compare, refutes=refutes)
+                        Pair(
+                            subject=sides[0],
+                            oracle=sides[1],
+                            compare=compare,
+                            refutes=rule.refutes,
+                        )
                     )
         return _verdict(claim, captures, tuple(judged), pairs)
 
@@ -170,22 +177,16 @@ class Invariance:
 def _verdict(
     claim: Claim, captures: Captures, judged: tuple[Judged, ...], pairs: list[Pair]
 ) -> Verdict:
-    broken = [(one.label, each) for one in judged for each in one.violations]
-    if not broken and (lack := nothing_compared(judged)):
-        return inconclusive(lack, judged)
     relation = claim.parameter("relation")
+    observed = {"relation": relation, "worst": worst(judged)}
+    for one in judged:
+        for each in one.violations:
+            reason = f"`{relation}` matters, on {one.label}: {each}"
+            return refuted([reason], captures, observed=observed, judged=judged)
+    if lack := nothing_compared(judged):
+        return inconclusive(lack, judged)
     reason = f"`{relation}` changes nothing beyond its limits in {len(judged)} comparisons"
-    if broken:
-        label, first = broken[0]
-        reason = f"`{relation}` matters, on {label}: {first}"
-    return Verdict(
-        outcome=Outcome.REFUTED if broken else Outcome.HELD,
-        reasons=(reason,),
-        observed={"relation": relation, "worst": worst(judged)},
-        coverage=coverage(captures.values()),
-        faults=None if broken else plant(pairs),
-        judged=judged,
-    )
+    return held(reason, captures, observed=observed, faults=plant(pairs), judged=judged)
 
 
 def _otherwise(claim: Claim, name: str) -> tuple[Request, ...]:

@@ -22,10 +22,12 @@ from pytest_falsify.checks.base import (
 from pytest_falsify.checks.claim import parse_layers
 from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
-from pytest_falsify.checks.verdict import Judged, Verdict, coverage, inconclusive, worst
+from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, is_measured
+from pytest_falsify.checks.verdict import Judged, Verdict, held, inconclusive, refuted, worst
+from pytest_falsify.compare.comparison import counting
 from pytest_falsify.compare.faults import plant_all, smallest_caught
-from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits, violations
-from pytest_falsify.compare.noise import Judgement, judge_noise
+from pytest_falsify.compare.limits import LIMITS_SCHEMA, Limits, parse_limits
+from pytest_falsify.compare.noise import Judgement
 from pytest_falsify.disaggregation.legs import (
     Leg,
     cache_sites,
@@ -37,7 +39,6 @@ from pytest_falsify.disaggregation.legs import (
     transferred,
     was_changed,
 )
-from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.stages.vocabulary import TRANSFER
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
-    from pytest_falsify.compare.comparison import Comparison
 
     Runs = Mapping[tuple[str, int], Capture]
 
@@ -86,10 +86,11 @@ class Kv:
 
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Judge the legs of every input."""
-        rule = Rule.of(claim, compare)
+        yardstick = Yardstick.of(claim, compare)
         layers = parse_layers(claim.parameter("layers", "all"))
         found = {
-            name: Legs.of(_chosen(runs, layers), rule) for name, runs in by_input(captures).items()
+            name: Legs.of(_chosen(runs, layers), yardstick)
+            for name, runs in by_input(captures).items()
         }
         if not found:
             return inconclusive("nothing was compared")
@@ -99,19 +100,24 @@ class Kv:
             for name, one in reversed(found.items())
             for leg, reason in one.guilty.items()
         }
-        outcome, reasons = _concluded(found, guilty)
         observed = {
-            "calibration": "measured" if claim.parameter("noise") else "uncalibrated",
+            "calibration": MEASURED if is_measured(judged) else UNCALIBRATED,
             "guilty": [leg.value for leg in Leg if leg in guilty],
             "leg": named(guilty),
             "worst": worst(judged),
         }
-        return Verdict(
-            outcome=outcome,
-            reasons=reasons,
+        if guilty:
+            reasons = [guilty[leg] for leg in Leg if leg in guilty]
+            return refuted(reasons, captures, observed=observed, judged=judged)
+        for name, one in found.items():
+            if one.undecided:
+                return inconclusive(f"on {name}: {one.undecided[0]}", judged)
+        sites = sum(len(cache_sites(one.subject, TRANSFER)) for one in found.values())
+        return held(
+            f"{sites} caches arrive as they may, and each leg made of them what it should",
+            captures,
             observed=observed,
-            coverage=coverage(captures.values()),
-            faults=_planted(found.values()) if outcome is Outcome.HELD else None,
+            faults=_planted(found.values()),
             judged=judged,
         )
 
@@ -158,42 +164,34 @@ def leg_requests(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Yardstick:
     """How far prefill and decode may be off: stated limits, a control's noise, or both."""
 
     compare: Compare
-    expect: Mapping[str, Any] | None
-    ratios: Mapping[str, Any]
+    limits: Limits | None
+    ratios: Mapping[str, float]
 
     @classmethod
-    def of(cls, claim: Claim, compare: Compare) -> Rule:
-        """Return the rule of a claim."""
+    def of(cls, claim: Claim, compare: Compare) -> Yardstick:
+        """Return that of a claim."""
+        expect = claim.parameter("expect")
+        limits = parse_limits(expect) if expect else None
         noise = claim.parameter("noise", {})
-        ratios = {key: value for key, value in noise.items() if key != "control"}
-        return cls(compare=compare, expect=claim.parameter("expect"), ratios=ratios)
-
-    def judged(self, label: str, pair: Sides, control: Sides | None) -> Judged:
-        """Compare two sides and mark what is beyond."""
-        comparison = self.compare(*pair)
-        allowed = self.compare(*control) if control else None
-        return Judged(
-            label=label,
-            comparison=comparison,
-            violations=violations(comparison, parse_limits(self.expect)) if self.expect else (),
-            noise=judge_noise(comparison, allowed, **self.ratios) if allowed else (),
+        return cls(
+            compare=counting(compare, limits.tolerances if limits else ()),
+            limits=limits,
+            ratios={key: value for key, value in noise.items() if key != "control"},
         )
 
-    def pair(self, pair: Sides, control: Sides | None) -> Pair:
-        """Return what faults are planted in."""
-        allowed = self.compare(*control) if control else None
-
-        def refutes(comparison: Comparison) -> bool:
-            if self.expect and violations(comparison, parse_limits(self.expect)):
-                return True
-            noise = judge_noise(comparison, allowed, **self.ratios) if allowed else ()
-            return any(each.judgement is Judgement.BUG for each in noise)
-
-        return Pair(subject=pair[0], oracle=pair[1], compare=self.compare, refutes=refutes)
+    def tried(self, leg: Leg, sides: Sides, control: Sides | None) -> tuple[Judged, Pair]:
+        """Return what is beyond between two sides, and what faults are planted in."""
+        rule = Rule(
+            limits=self.limits,
+            control=self.compare(*control) if control else None,
+            ratios=self.ratios,
+        )
+        pair = Pair(subject=sides[0], oracle=sides[1], compare=self.compare, refutes=rule.refutes)
+        return rule.judged(leg.value, self.compare(*sides)), pair
 
 
 Sides = tuple["Capture", "Capture"]
@@ -218,7 +216,7 @@ class Legs:
     pairs: tuple[Pair, ...]
 
     @classmethod
-    def of(cls, runs: Runs, rule: Rule) -> Legs:
+    def of(cls, runs: Runs, yardstick: Yardstick) -> Legs:
         """Judge the legs of one input."""
         subject, oracle = runs["subject", 0], runs["oracle", 0]
         replay, control = runs[REPLAY, 0], runs.get(("control", 0))
@@ -229,7 +227,8 @@ class Legs:
             Leg.DECODE: decoded(control, oracle) if control else None,
         }
         sides = {Leg.PREFILL: prefill, Leg.DECODE: decode}
-        judged = {leg: rule.judged(leg.value, each, floors[leg]) for leg, each in sides.items()}
+        tried = {leg: yardstick.tried(leg, each, floors[leg]) for leg, each in sides.items()}
+        judged = {leg: each for leg, (each, _) in tried.items()}
         guilty = {leg: why for leg, each in judged.items() if (why := _beyond(each))}
         undecided = [why for leg, each in judged.items() if (why := _unsure(leg, each))]
         arrived = transferred(subject)
@@ -247,7 +246,7 @@ class Legs:
             guilty=guilty,
             undecided=tuple(undecided),
             judged=tuple(judged.values()),
-            pairs=tuple(rule.pair(each, floors[leg]) for leg, each in sides.items()),
+            pairs=tuple(pair for _, pair in tried.values()),
         )
 
     def refutes_arrival(self, site: Any, tensor: Any) -> bool:
@@ -274,18 +273,6 @@ def _unsure(leg: Leg, judged: Judged) -> str:
         return f"{leg.value}: nothing was compared"
     unsure = judged.beyond(Judgement.INCONCLUSIVE)
     return f"{leg.value}: {unsure[0].site}: {unsure[0].reason}" if unsure else ""
-
-
-def _concluded(
-    found: Mapping[str, Legs], guilty: Mapping[Leg, str]
-) -> tuple[Outcome, tuple[str, ...]]:
-    if guilty:
-        return Outcome.REFUTED, tuple(guilty[leg] for leg in Leg if leg in guilty)
-    undecided = [f"on {name}: {why}" for name, one in found.items() for why in one.undecided]
-    if undecided:
-        return Outcome.INCONCLUSIVE, (undecided[0],)
-    sites = sum(len(cache_sites(one.subject, TRANSFER)) for one in found.values())
-    return Outcome.HELD, (f"{sites} transferred caches, and what each leg made of them, hold",)
 
 
 def _chosen(runs: Runs, layers: tuple[int, ...] | None) -> Runs:

@@ -23,7 +23,7 @@ from broken_workers import FAULTS, with_fault
 from disaggregation_support import FAMILIES, Bench, save_model
 
 from pytest_falsify.checks.base import by_input
-from pytest_falsify.checks.kv import Legs, Rule
+from pytest_falsify.checks.kv import Legs, Yardstick
 from pytest_falsify.compare.comparison import compare_captures
 from pytest_falsify.disaggregation.caches import LayerCache
 from pytest_falsify.disaggregation.carriers import MemorySender
@@ -109,7 +109,7 @@ def blamed(bench, options):
     """Return the leg that `kv` names; ``undecided`` where it would not judge."""
     claim = bench.claim("kv", options, expect=LIMIT)
     (runs,) = by_input(bench.captures(claim)).values()
-    found = Legs.of(runs, Rule.of(claim, compare_captures))
+    found = Legs.of(runs, Yardstick.of(claim, compare_captures))
     return "undecided" if found.undecided and not found.guilty else named(found.guilty)
 
 
