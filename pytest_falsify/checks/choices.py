@@ -129,7 +129,7 @@ class TopK:
 
 
 class Argmax(TopK):
-    """The same of the one best token."""
+    """Refuted by a best token that the oracle prefers another to, by more than noise explains."""
 
     kind: ClassVar[str] = "argmax"
     parameters: ClassVar[Mapping[str, Any]] = {

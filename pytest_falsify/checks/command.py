@@ -35,6 +35,7 @@ COULD_NOT_START = (126, 127)
 """A shell's own words for a program that cannot be executed, or is not there."""
 
 _EXPECT: Mapping[str, Any] = {
+    "description": "what must come of it",
     "type": "object",
     "additionalProperties": False,
     "properties": {
@@ -85,7 +86,7 @@ class Command:
             "minItems": 1,
         },
         "expect": _EXPECT,
-        "inputs": {"type": "array", "maxItems": 0},
+        "inputs": {"description": "none: a command feeds itself", "type": "array", "maxItems": 0},
     }
     required: ClassVar[tuple[str, ...]] = ("run",)
 

@@ -31,7 +31,12 @@ class Deterministic:
     kind: ClassVar[str] = "deterministic"
     parameters: ClassVar[Mapping[str, Any]] = {
         "subject": CAPTURE_NAME,
-        "runs": {"type": "integer", "minimum": 2, "maximum": 1000},
+        "runs": {
+            "description": f"how often the subject is run anew; {RUNS}",
+            "type": "integer",
+            "minimum": 2,
+            "maximum": 1000,
+        },
         **OBSERVED,
     }
     required: ClassVar[tuple[str, ...]] = ("subject",)

@@ -13,6 +13,7 @@ import numpy as np
 
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
+    DECODE_STEPS,
     OBSERVED,
     Captures,
     Compare,
@@ -69,7 +70,7 @@ class RoutingCheck:
         "noise": NOISE,
         "gate": GATE,
         "expect": BOUNDS,
-        "decode_steps": {"type": "integer", "minimum": 0, "maximum": 100_000},
+        "decode_steps": DECODE_STEPS,
         "layers": OBSERVED["layers"],
         "inputs": OBSERVED["inputs"],
     }

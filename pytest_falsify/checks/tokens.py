@@ -36,7 +36,12 @@ class Tokens:
     kind: ClassVar[str] = "tokens"
     parameters: ClassVar[Mapping[str, Any]] = {
         **ANSWERS,
-        "new_tokens": {"type": "integer", "minimum": 1, "maximum": 100_000},
+        "new_tokens": {
+            "description": f"how many tokens are decoded; {NEW_TOKENS}",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 100_000,
+        },
         "noise": NOISE,
     }
     required: ClassVar[tuple[str, ...]] = ("subject", "oracle")
