@@ -16,7 +16,7 @@ help:
 	@echo "make demo      see a claim refuted on purpose"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make bench-X   print the table of tests/bench/bench_X.py: startup, contracts, compare,"
-	@echo "               detect, localize, reliability, routing (docs/performance.md)"
+	@echo "               detect, disaggregation, localize, reliability, routing (docs/performance.md)"
 
 $(VENV)/installed: pyproject.toml ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
