@@ -110,3 +110,20 @@ def test_a_stage_that_it_does_not_show_is_refused(qwen2_tiny):
 
     with pytest.raises(CaptureError, match="does not show stage `ffn_up`"):
         record(load("python", qwen2_tiny, call="mine"), PROMPT, Plan(stages=("ffn_up",)))
+
+
+def test_the_template_of_the_documentation_runs_as_it_stands(root, qwen2_tiny, tmp_path):
+    pytest.importorskip("transformers")
+    page = (root / "docs" / "engines.md").read_text(encoding="utf-8")
+    template = page.partition("```python\n")[2].partition("```")[0]
+    source = tmp_path / "conftest.py"
+    source.write_text(template)
+    plan = Plan(stages=("embedding", "attn_norm"), layers=(0,))
+
+    exec(compile(template, source, "exec"), {})
+    mine = record(load("python", qwen2_tiny, call="mine"), PROMPT, plan)
+
+    assert len(template.splitlines()) <= 40
+    theirs = record(load("transformers", qwen2_tiny), PROMPT, plan)
+    for site, tensor in theirs.tensors.items():
+        np.testing.assert_allclose(mine.tensors[site].array, tensor.array, rtol=1e-5, atol=1e-6)
