@@ -54,6 +54,10 @@ GATE: Mapping[str, Any] = {
     },
     "additionalProperties": False,
 }
+INHERITS = (
+    "every token inherits from a near-tie, so nothing tells of their scores: add an input that "
+    "does not begin with one"
+)
 UNEXPLAINED = (
     "no rule that is known here makes the oracle's choices of its own logits: state `gate`, or "
     "record the routing with its bias and compare the runs"
@@ -100,6 +104,9 @@ class RoutingCheck:
         if reasons:
             causes = [trials[name].cause(each, compare) for name, each in found.items()]
             return refuted([*reasons, *filter(None, causes)], captures, observed=observed)
+        unjudged = sorted({index for each in found.values() for index in each.unjudged})
+        if unjudged:
+            return inconclusive(f"in layers {unjudged} {INHERITS}")
         tokens, ties = (observed[key] for key in ("tokens", "ties"))
         reason = f"{tokens} tokens go to the oracle's experts, {ties} near-ties within noise"
         faults = _plant(claim, list(trials.values()))

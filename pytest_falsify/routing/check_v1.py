@@ -10,8 +10,9 @@ from pytest_falsify.canonical import digest
 from pytest_falsify.routing.documents import LAYOUT, MANIFEST, read_object
 from pytest_falsify.routing.issue import Issue
 from pytest_falsify.routing.layout import grid_of
-from pytest_falsify.routing.recompute import VERSION, disagreement, has_repeats
-from pytest_falsify.routing.routing_v1 import COLUMNS, FULL_RUN, TENSORS, bytes_digest
+from pytest_falsify.routing.recompute import VERSION, disagreement
+from pytest_falsify.routing.routing_v1 import COLUMNS, FULL_RUN, bytes_digest
+from pytest_falsify.routing.values import TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_falsify.routing.trace import LayerRouting, Routing
+    from pytest_falsify.routing.trace import Routing
 
     Array = NDArray[Any]
     Json = dict[str, Any]
@@ -92,35 +93,11 @@ def tensor_issues(body: Json, tensors: Mapping[str, Array]) -> Iterator[Issue]:
             yield _tensor("tensor_shape_mismatch", what)
 
 
-def value_issues(routing: Routing, events: Sequence[Json]) -> Iterator[Issue]:
-    """Yield which values cannot be: ids out of range, numbers that are none, time running back."""
-    tokens = routing.tokens
-    differs = np.flatnonzero(tokens.ids != [each["token_id"] for each in events])
+def id_issues(routing: Routing, events: Sequence[Json]) -> Iterator[Issue]:
+    """Yield where the ids of the lines are not those of the tensor."""
+    differs = np.flatnonzero(routing.tokens.ids != [each["token_id"] for each in events])
     if len(differs):
         yield _raw("token_id_mismatch", "its id is not that of the tensor", int(differs[0]))
-    for name in ("starts", "ends"):
-        column = getattr(tokens, name)
-        if not np.isfinite(column).all() or (np.diff(column) < 0).any():
-            yield _tensor("decode_time_not_monotone", f"`tokens/{name}` runs backwards")
-    if (tokens.ends < tokens.starts).any():
-        yield _tensor("decode_duration_mismatch", "a token ended before it began")
-    if (np.diff(tokens.contexts) <= 0).any():
-        yield _tensor("context_length_not_monotone", "`tokens/contexts` does not grow")
-    for index, layer in routing.layers.items():
-        yield from _layer_issues(index, layer)
-
-
-def _layer_issues(index: int, layer: LayerRouting) -> Iterator[Issue]:
-    if not (np.isfinite(layer.logits).all() and np.isfinite(layer.weights).all()):
-        yield _tensor("not_finite", f"layer {index} has a logit or a weight that is not finite")
-    outside = (layer.indices > layer.experts) | (layer.indices < 0)
-    if outside.any():
-        what = f"layer {index} names an expert that there is not"
-        yield _tensor("topk_index_out_of_bounds", what)
-    if has_repeats(layer).any():
-        row = int(np.flatnonzero(has_repeats(layer))[0])
-        what = f"layer {index} sends token {row} to one expert twice"
-        yield _tensor("duplicate_topk_index", what)
 
 
 def recomputed_issues(

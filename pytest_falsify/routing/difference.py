@@ -83,6 +83,7 @@ class LayerDifference:
         ratio: the error of the subject's scores over the control's, in the median of the tokens
             that nothing was inherited by; None without a control or such a token.
         limit: what that ratio may be.
+        is_calibrated: there was a control.
         narrowed: the dtype that holds every logit of the subject exactly, and not the control's.
     """
 
@@ -97,6 +98,12 @@ class LayerDifference:
     ratio: float | None
     limit: float
     narrowed: str | None = None
+    is_calibrated: bool = False
+
+    @property
+    def is_unjudged(self) -> bool:
+        """Whether all of its tokens inherit from a tie, so that nothing tells of its scores."""
+        return self.is_calibrated and self.ratio is None
 
     @property
     def is_noisy(self) -> bool:
@@ -118,6 +125,11 @@ class RoutingDifference:
     diverged_at: int | None
     layers: Mapping[int, LayerDifference]
     changes: tuple[Change, ...]
+
+    @property
+    def unjudged(self) -> tuple[int, ...]:
+        """The layers of whose scores nothing can be told, since every token inherits."""
+        return tuple(index for index, each in self.layers.items() if each.is_unjudged)
 
     def of(self, kind: Kind) -> tuple[Change, ...]:
         """Return the changes of one kind."""
@@ -153,7 +165,11 @@ def compare_routings(
         noise = _Noise.of(mine, theirs, known, sigmas)
         found = _changes(index, mine, theirs, noise, tainted)
         narrowed = None if known is None else _narrowed(mine.logits, known.logits)
-        layers[index] = replace(_layer(mine, theirs, noise, tainted), narrowed=narrowed)
+        layers[index] = replace(
+            _layer(mine, theirs, noise, tainted),
+            narrowed=narrowed,
+            is_calibrated=known is not None,
+        )
         changes += found
         _taint(tainted, found, theirs, known)
     longest = max(len(each.tokens) for each in runs)
@@ -205,11 +221,15 @@ class _Noise:
     def of(
         cls, mine: LayerRouting, theirs: LayerRouting, known: LayerRouting | None, sigmas: float
     ) -> _Noise:
-        by = _by(theirs)
-        error = _rms(_by(mine) - by)
+        sides = [mine, theirs, *((known,) if known is not None else ())]
+        is_ordered = all(_is_ordered_by_logits(each) for each in sides)
+        by = _by(theirs, is_ordered=is_ordered)
+        error = _rms(_by(mine, is_ordered=is_ordered) - by)
         if known is None:
             return cls(by, error, np.zeros(len(by)), None, sigmas)
-        noise = _rms(_by(replace(known, gate=theirs.gate, bias=theirs.bias)) - by)
+        alike = replace(known, gate=theirs.gate, bias=theirs.bias)
+        noise = _rms(_by(alike, is_ordered=is_ordered) - by)
+        noise = np.where(np.isfinite(noise), noise, 0.0)  # what is broken allows nothing
         rounding = unit_roundoff(mine.logits.dtype) * float(np.median(_rms(by)))
         is_measured = bool((noise > 0).any())
         usual = max(
@@ -219,7 +239,8 @@ class _Noise:
 
     def allowance(self, token: int, *, is_tainted: bool) -> float:
         """Return the margin that noise can overcome at a token."""
-        noise = max(self.floor[token], self.error[token] if is_tainted else 0.0)
+        own = self.error[token] if is_tainted and np.isfinite(self.error[token]) else 0.0
+        noise = max(self.floor[token], own)
         return float(self.sigmas * math.sqrt(2) * noise)
 
     def ratio(self, tainted: Array) -> tuple[float | None, float]:
@@ -233,9 +254,17 @@ class _Noise:
         return (error / floor if floor > 0 else math.inf if error > 0 else 0.0), limit
 
 
-def _by(layer: LayerRouting) -> Array:
+def _is_ordered_by_logits(layer: LayerRouting) -> bool:
+    """Tell whether the order of finite logits is all that the choice is made by.
+
+    Probabilities that a file rounded to 0 have no finite logit.
+    """
+    return layer.gate.is_plain and layer.bias is None and not np.isinf(layer.logits).any()
+
+
+def _by(layer: LayerRouting, *, is_ordered: bool) -> Array:
     """Return what the choice is made by, groups aside: the logits where their order is all."""
-    if layer.gate.is_plain and layer.bias is None:
+    if is_ordered:
         return layer.logits.astype(np.float64)
     found = scores(layer.logits, layer.gate)
     return found if layer.bias is None else found + layer.bias.astype(np.float64)

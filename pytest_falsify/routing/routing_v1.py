@@ -21,10 +21,12 @@ from pytest_falsify.routing.arrays import smallest_unsigned
 from pytest_falsify.routing.documents import AGAIN, LAYOUT, MANIFEST, RAW_TRACE
 from pytest_falsify.routing.full_run import derived_texts, facts_of
 from pytest_falsify.routing.gate import Gate
+from pytest_falsify.routing.issue import raise_any
 from pytest_falsify.routing.layout import grid_of
 from pytest_falsify.routing.naming import run_folder
 from pytest_falsify.routing.recompute import VERSION, disagreement
 from pytest_falsify.routing.trace import LayerRouting, Routing, Tokens
+from pytest_falsify.routing.values import TENSORS, value_issues
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 PROFILE = "routing/v1"
 SCHEMA = "urn:pytest-falsify:schema:routing-v1"
-TENSORS = "routing.safetensors"
 FULL_RUN, SEGMENT = "full_run", "contiguous_segment"
 COLUMNS = {
     "ids": np.int32,
@@ -67,6 +68,7 @@ def write_routing(
         replaces: let the same run that is already there give way.
 
     Raises:
+        InvalidRun: when it holds what no run may hold.
         CaptureError: when something is already there, or the kind does not fit.
     """
     kind = kind or (SEGMENT if routing.start else FULL_RUN)
@@ -74,6 +76,7 @@ def write_routing(
         msg = f"a full run begins at token 0, and this one at {routing.start}"
         raise CaptureError(msg, expected=f"kind {SEGMENT}")
     folder = run_folder(root, routing.facts.run_id)
+    raise_any(tuple(value_issues(routing)), folder, {})
     with new_folder(folder, replaces=is_routing if replaces else None) as temporary:
         write_tensors(temporary / TENSORS, tensors_of(routing))
         texts = {RAW_TRACE: "".join(_lines(routing)), LAYOUT: canonical_text(grid_of(routing))}

@@ -9,12 +9,12 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.routing.check_v1 import (
+    id_issues,
     layout_issues,
     manifest_issues,
     recomputed_issues,
     tensor_issues,
     trace_issues,
-    value_issues,
 )
 from pytest_falsify.routing.documents import (
     CONTINGENCY,
@@ -32,7 +32,6 @@ from pytest_falsify.routing.issue import SCHEMA, Issue, raise_any
 from pytest_falsify.routing.naming import is_date_time
 from pytest_falsify.routing.routing_v1 import (
     PROFILE,
-    TENSORS,
     is_routing,
     read_stored,
     routing_from,
@@ -40,6 +39,7 @@ from pytest_falsify.routing.routing_v1 import (
 from pytest_falsify.routing.run_rules import derivations
 from pytest_falsify.routing.schemas import Schema
 from pytest_falsify.routing.validate import place_issues
+from pytest_falsify.routing.values import TENSORS, value_issues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -110,7 +110,7 @@ def _read_v1(folder: Path, *, in_place: bool) -> Run:
     issues += place_issues(documents, folder, known) if in_place else ()
     raise_any(issues, folder, documents.lines)
     routing = routing_from(body, tensors, tuple(each["token_text"] for each in events))
-    issues += value_issues(routing, events)
+    issues += [*id_issues(routing, events), *value_issues(routing)]
     raise_any(issues, folder, documents.lines)
     issues += recomputed_issues(body, routing, tensors)
     issues += layout_issues(routing, folder)

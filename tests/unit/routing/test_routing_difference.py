@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from routing_support import GATES, disturbed, make_routing, sent
+from routing_support import GATES, disturbed, make_facts, make_routing, sent
 
 from pytest_falsify.errors import AlignmentError
 from pytest_falsify.routing.difference import Kind, compare_routings
 from pytest_falsify.routing.faults import FAULTS, planted
+from pytest_falsify.routing.full_run import write_full_run
 from pytest_falsify.routing.objections import objections
+from pytest_falsify.routing.run import read_run
 
 NOISE = 1e-3
 
@@ -134,6 +136,46 @@ def test_what_follows_a_tie_is_inherited_and_only_from_there_on():
         for each in compare_routings(subject, oracle, disturbed(oracle, NOISE)).changes
     }
     assert kinds == {(10, 0): Kind.TIE, (3, 1): Kind.FLIP, (12, 1): Kind.INHERITED}
+
+
+def test_a_layer_in_which_every_token_inherits_is_not_judged():
+    oracle = make_routing(12, layers=2, experts=8, active=2)
+    first = oracle.layers[0]
+    logits = np.array(first.logits)
+    best = np.argsort(-logits[0])[:3]
+    logits[0, best[2]] = logits[0, best[1]] - 1e-5
+    oracle = replace(oracle, layers={**oracle.layers, 0: sent(replace(first, logits=logits))})
+    tied = np.array(logits)
+    tied[0, best[2]] += 2e-5
+    subject = replace(oracle, layers={**oracle.layers, 0: sent(replace(first, logits=tied))})
+    found = compare_routings(subject, oracle, disturbed(oracle, NOISE))
+    assert found.unjudged == (1,)
+    assert compare_routings(subject, oracle).unjudged == ()
+
+
+def test_a_broken_control_allows_nothing():
+    oracle = make_routing(16, layers=1)
+    control = disturbed(oracle, NOISE)
+    logits = np.array(control.layers[0].logits)
+    logits[:] = np.nan
+    broken = replace(control, layers={0: replace(control.layers[0], logits=logits)})
+    assert objections(compare_routings(disturbed(oracle, 0.1), oracle, broken))
+
+
+def test_probabilities_that_a_file_rounded_away_do_not_hide_a_flip(tmp_path):
+    def steep(routing):
+        layers = {i: sent(replace(x, logits=x.logits * 40)) for i, x in routing.layers.items()}
+        return replace(routing, layers=layers)
+
+    oracle, other = steep(make_routing(16)), steep(make_routing(16, seed=50))
+    runs = [
+        read_run(write_full_run(replace(each, facts=make_facts(f"run-{place}")), tmp_path)).routing
+        for place, each in enumerate((oracle, other, steep(disturbed(make_routing(16), 1e-4))))
+    ]
+    assert any(np.isinf(each.layers[0].logits).any() for each in runs)
+    found = compare_routings(runs[1], runs[0], runs[2])
+    assert len(found.of(Kind.FLIP)) > 8
+    assert objections(found)
 
 
 def test_a_token_that_only_one_side_was_fed_ends_the_comparison():

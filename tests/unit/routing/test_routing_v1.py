@@ -171,6 +171,19 @@ def test_sixteen_experts_may_drop_a_place_and_send_to_no_seventeenth(folder):
     assert codes(folder) == ("recomputed_mismatch",)  # and not out of bounds: 16 is "dropped"
 
 
+def test_what_no_run_may_hold_is_not_written(routing, tmp_path):
+    layer = routing.layers[0]
+    logits = np.array(layer.logits)
+    logits[1, 1] = np.inf
+    broken = replace(routing, layers={0: replace(layer, logits=logits)})
+    with pytest.raises(InvalidRun, match="not_finite: layer 0"):
+        write_routing(broken, tmp_path)
+    undated = replace(routing, facts=replace(routing.facts, created_at="yesterday"))
+    with pytest.raises(InvalidRun, match="`yesterday` is no date"):
+        write_routing(undated, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stray_file_is_refused(folder):
     (folder / "notes.txt").write_text("mine")
     assert codes(folder) == ("stray_file",)
