@@ -19,8 +19,10 @@ from pytest_falsify.engines.observer import Watch
 from pytest_falsify.engines.planted import SCHEMA as PLANT
 from pytest_falsify.engines.planted import planted
 from pytest_falsify.engines.rounding import Rounding
+from pytest_falsify.engines.tokenizer import encode
 from pytest_falsify.engines.visible import Visible
 from pytest_falsify.errors import Blocked, CaptureError
+from pytest_falsify.stages.rounded import SCHEMES, round_matrices
 from pytest_falsify.stages.threads import computing_with
 
 if TYPE_CHECKING:
@@ -92,6 +94,11 @@ class TransformersEngine:
             "description": "round what goes into each product to blocks of 8 bits, as engines with "
             "quantised weights do: a control for them",
         },
+        "rounded_weights": {
+            "enum": list(SCHEMES),
+            "description": "round the matrices of the layers to a dtype, or to whole numbers with "
+            "a scale for each row or group of 32: for engines with quantised weights",
+        },
         "plant": PLANT,
         "config": {
             "type": "object",
@@ -114,6 +121,8 @@ class TransformersEngine:
         model = load_model(folder, settings, device)
         if settings["experts"]:
             _set_experts(model, settings["experts"])
+        if "rounded_weights" in settings:
+            round_matrices(model, settings["rounded_weights"])
         if settings.get("activations") == Q8:
             round_activations(model)
         rounding = Rounding(**settings["rounding"]) if settings["rounding"] else None
@@ -198,26 +207,7 @@ class TransformersSession:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text, as the model's own tokenizer makes them."""
-        import transformers
-
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                self.folder, local_files_only=True
-            )
-        except (OSError, ValueError) as error:
-            msg = f"no tokenizer could be loaded: {error}"
-            raise CaptureError(
-                msg, path=self.folder, remedy="give the input as `tokens: [...]`"
-            ) from error
-        tokens = tuple(tokenizer(text)["input_ids"])
-        if text and not tokens:
-            msg = "the tokenizer makes no tokens of a text: are its files in the folder?"
-            raise CaptureError(
-                msg,
-                path=self.folder,
-                remedy="give the input as `tokens: [...]`, or mend the folder",
-            )
-        return tokens
+        return encode(self.folder, text)
 
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """Prefill, then decode; hand each planned tensor to the sink.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 GROUP = 32
+INSIDE = ".layers."
 SCHEMES = (
     "bfloat16",
     "float16",
@@ -40,3 +41,18 @@ def rounded(weight: torch.Tensor, scheme: str) -> torch.Tensor:
     whole = torch.round(grouped / torch.where(scale > 0, scale, torch.ones_like(scale)))
     found: torch.Tensor = (whole * scale).reshape(weight.shape).to(weight.dtype)
     return found
+
+
+def round_matrices(model: Any, scheme: str) -> None:
+    """Round every matrix inside a model's layers, in place; what lies outside them stays.
+
+    Args:
+        model: a causal language model of transformers.
+        scheme: one of ``SCHEMES``.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and INSIDE in name:
+                parameter.copy_(rounded(parameter, scheme))

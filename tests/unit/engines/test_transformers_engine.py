@@ -313,7 +313,7 @@ def test_it_needs_no_thread_setting_of_the_process(session, prompt):
 def test_every_option_has_a_default_or_is_optional():
     assert set(TransformersEngine.options) == {
         "dtype", "attention", "experts", "threads", "batch", "config", "rounding", "activations",
-        "plant",
+        "plant", "rounded_weights",
     }  # fmt: skip
 
 

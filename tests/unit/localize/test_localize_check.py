@@ -22,6 +22,12 @@ captures:
   oracle: {{engine: transformers, dtype: float32}}
   control: {{engine: transformers, dtype: bfloat16}}
   rounded: {{engine: transformers, dtype: float32, rounding: {{dtype: bfloat16}}}}
+  four-bit: {{engine: transformers, dtype: float32, rounded_weights: int4 groups}}
+  four-bit-sdpa:
+    engine: transformers
+    dtype: float32
+    attention: sdpa
+    rounded_weights: int4 groups
   honest: {{engine: transformers, dtype: bfloat16, attention: sdpa}}
   faulty:
     engine: transformers
@@ -138,6 +144,13 @@ def test_a_fault_of_nobody_is_a_mistake(judged):
 def test_without_a_control_the_oracles_own_code_is_the_floor(judged):
     check = f"kind: localize, subject: honest, {FEW}, expect: {{guilty: none}}"
     assert judged(check).outcome is HELD
+
+
+@pytest.mark.parametrize(("weights", "outcome"), [("four-bit", HELD), ("oracle", REFUTED)])
+def test_an_engine_is_held_against_the_weights_that_it_declares(judged, weights, outcome):
+    check = f"kind: localize, weights: {weights}, subject: four-bit-sdpa, layers: [1], "
+    stages = "stages: [ffn_norm, ffn_gate, ffn_up], expect: {guilty: none}"
+    assert judged(check + stages).outcome is outcome
 
 
 def test_a_disturbed_control_lends_nobody_its_weights(judged):
