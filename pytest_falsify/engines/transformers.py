@@ -22,6 +22,7 @@ from pytest_falsify.engines.rounding import Rounding
 from pytest_falsify.engines.tokenizer import encode
 from pytest_falsify.engines.visible import Visible
 from pytest_falsify.errors import Blocked, CaptureError
+from pytest_falsify.stages.rounded import SCHEMES, round_matrices
 from pytest_falsify.stages.threads import computing_with
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class TransformersEngine:
             "description": "round what goes into each product to blocks of 8 bits, as engines with "
             "quantised weights do: a control for them",
         },
+        "rounded_weights": {
+            "enum": list(SCHEMES),
+            "description": "round the matrices of the layers to a dtype, or to whole numbers with "
+            "a scale for each row or group of 32: for engines with quantised weights",
+        },
         "plant": PLANT,
         "config": {
             "type": "object",
@@ -115,6 +121,8 @@ class TransformersEngine:
         model = load_model(folder, settings, device)
         if settings["experts"]:
             _set_experts(model, settings["experts"])
+        if "rounded_weights" in settings:
+            round_matrices(model, settings["rounded_weights"])
         if settings.get("activations") == Q8:
             round_activations(model)
         rounding = Rounding(**settings["rounding"]) if settings["rounding"] else None
