@@ -221,7 +221,7 @@ def random_routing(tokens: int, layers: int, experts: int, active: int = 8) -> R
 def faults(share: float) -> Iterator[bool]:
     """Print what is told apart, and yield whether nothing was missed or wrongly accused."""
     inputs = encoded()[: max(3, round(25 * share))]
-    honest = [0, 0, 0, 0]
+    honest = [0, 0, 0, 0, 0]
     planted = {fault.name: [0, 0] for fault in FAULTS}
     kinds = {
         "as it is": models.trained,
@@ -243,6 +243,7 @@ def faults(share: float) -> Iterator[bool]:
                 honest[1] += bool(objections(found))
                 honest[2] += bool(found.changes)
                 honest[3] += len(found.of(Kind.TIE))
+                honest[4] += bool(found.unjudged)
                 if objections(found):
                     print("accused:", setting.name, objections(found))
             plant(planted, made, next(turns), (ids, known, noise))
@@ -278,7 +279,7 @@ def told(planted: dict[str, list[int]], honest: list[int]) -> Iterator[bool]:
     for name, (count, caught) in planted.items():
         print(f"| {name} | {count} | {caught} |")
         yield count == caught > 0
-    runs, accused, changed, ties = honest
+    runs, accused, changed, ties, unjudged = honest
     print(f"| honest runs accused | {runs} | **{accused}** |")
     print(
         f"\n{changed} of the {runs} honest runs choose other experts somewhere, {ties} ties in all."
