@@ -131,10 +131,10 @@ def _settings(spec: CaptureSpec) -> dict[str, Any]:
         if name in {"setup", "through", "codec"} and ":" in str(value)
     }
     found = dict(spec.options)
-    return {**found, "sources": _sources(named)} if named else found
+    return {**found, "sources": sources_of(named)} if named else found
 
 
-def _sources(names: set[str]) -> str:
+def sources_of(names: set[str]) -> str:
     """Return the digest of the files that some ``module:attribute`` are defined in."""
     from pathlib import Path
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "command": "pytest_falsify.engines.command:CommandEngine",
     "disaggregated": "pytest_falsify.disaggregation.engine:DisaggregatedEngine",
+    "hook": "pytest_falsify.disaggregation.hook_engine:HookEngine",
     "llama.cpp": "pytest_falsify.engines.llama_cpp:LlamaCppEngine",
     "onnxruntime": "pytest_falsify.engines.onnxruntime:OnnxRuntimeEngine",
     "python": "pytest_falsify.engines.python:PythonEngine",
