@@ -72,6 +72,27 @@ class Place:
             return None
         return getattr(self.config, "sliding_window", None)
 
+    @property
+    def token_count(self) -> int:
+        """How many tokens the step is fed."""
+        return len(self.context.tokens(self.site.step))
+
+    @property
+    def source_count(self) -> int:
+        """How many tokens the step attends to: of a window, one less of the past than it has."""
+        past = self.context.positions(self.site.step)[0]
+        return self.token_count + (past if self.window is None else min(past, self.window - 1))
+
+    def must_have(self, tensor: torch.Tensor, rows: int, axis: int = 0) -> None:
+        """Refuse an input that was captured at some of its tokens where all of them are needed.
+
+        Raises:
+            CaptureError: when it has another number of rows.
+        """
+        if tensor.shape[axis] != rows:
+            msg = f"{self.site} is computed of {tensor.shape[axis]} tokens where it needs {rows}"
+            raise CaptureError(msg, remedy="capture all positions")
+
 
 def embed(place: Place) -> torch.Tensor:
     """Look the step's tokens up."""
@@ -183,9 +204,7 @@ def _normed(place: Place, norm: str, packed: torch.Tensor) -> torch.Tensor:
 
 def rotate(place: Place, each_head: torch.Tensor, angles: Angles = angles) -> torch.Tensor:
     """Rotate heads by their positions with the function of the model's own file."""
-    if len(each_head) != place.positions.shape[1]:
-        msg = f"{place.site} is computed of {len(each_head)} tokens, its step has others"
-        raise CaptureError(msg, expected=f"all {place.positions.shape[1]} tokens of the step")
+    place.must_have(each_head, place.token_count)
     given = each_head.transpose(0, 1)[None]
     turn = sys.modules[type(place.attention).__module__].apply_rotary_pos_emb
     found: torch.Tensor = turn(given, given, *angles(place, each_head))[0][0].transpose(0, 1)
@@ -209,11 +228,15 @@ def _cached(place: Place, past_and_new: tuple[torch.Tensor, ...]) -> torch.Tenso
 
     *past, new = past_and_new
     kept = [each if place.window is None else each[-place.window + 1 :] for each in past]
-    return torch.cat([*kept, new])
+    found = torch.cat([*kept, new])
+    place.must_have(new, place.token_count)
+    place.must_have(found, place.source_count)
+    return found
 
 
 def scores(place: Place, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the scaled scores before the mask: (heads, tokens, sources)."""
+    place.must_have(keys, place.source_count)
     batches = [each.transpose(0, 1)[None] for each in (queries, keys)]
     return scaled_scores(place.attention, *batches)[0]
 
@@ -249,16 +272,19 @@ def softmax(place: Place, scaled: torch.Tensor, dtype: Any = None) -> torch.Tens
     """Mask the scores and make weights of them, in float32 if no other dtype is given."""
     import torch
 
-    mask = _mask(place, "eager", scaled.shape[-1], scaled.dtype)
+    place.must_have(scaled, place.token_count, axis=1)
+    place.must_have(scaled, place.source_count, axis=2)
+    mask = _mask(place, "eager", scaled.dtype)
     masked = scaled[None] if mask is None else scaled[None] + mask
     weights = torch.nn.functional.softmax(masked, dim=-1, dtype=dtype or torch.float32)
     return weights.to(scaled.dtype)[0]
 
 
-def weigh(_place: Place, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def weigh(place: Place, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Mix the values by the weights: (tokens, heads * channels)."""
     import torch
 
+    place.must_have(values, place.source_count)
     repeats = weights.shape[0] // values.shape[1]
     mixed = torch.matmul(weights[None], _repeated(values.transpose(0, 1)[None], repeats))
     return mixed.transpose(1, 2).contiguous().flatten(2)[0]
@@ -269,8 +295,11 @@ def attend(
 ) -> torch.Tensor:
     """Attend in one go with the function that the model itself uses: (tokens, heads * channels)."""
     module, name = place.attention, place.config._attn_implementation  # noqa: SLF001 - see watched
+    place.must_have(queries, place.token_count)
+    for each in (keys, values):
+        place.must_have(each, place.source_count)
     given = [each.transpose(0, 1)[None] for each in (queries, keys, values)]
-    mask = _mask(place, name, len(keys), queries.dtype)
+    mask = _mask(place, name, queries.dtype)
     found, _ = usual_attention(name, module)(
         module, *given, mask, scaling=module.scaling, sliding_window=place.window
     )
@@ -287,7 +316,7 @@ def usual_attention(name: str, module: Any) -> Any:
     return ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _mask(place: Place, name: str, sources: int, dtype: Any) -> Any:
+def _mask(place: Place, name: str, dtype: Any) -> Any:
     """Return the mask that transformers would give an attention, or None when it needs none."""
     from transformers import masking_utils
 
@@ -298,10 +327,10 @@ def _mask(place: Place, name: str, sources: int, dtype: Any) -> Any:
         inside = masking_utils.sliding_window_causal_mask_function(window)
     return masking_utils.ALL_MASK_ATTENTION_FUNCTIONS[name](
         batch_size=1,
-        q_length=len(positions),
-        kv_length=sources,
+        q_length=place.token_count,
+        kv_length=place.source_count,
         q_offset=positions[0],
-        kv_offset=positions[-1] + 1 - sources,
+        kv_offset=positions[-1] + 1 - place.source_count,
         mask_function=inside,
         attention_mask=None,
         allow_is_causal_skip=True,

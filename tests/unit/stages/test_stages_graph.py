@@ -187,12 +187,34 @@ def test_what_cannot_be_evaluated_is_refused_by_name():
             this.graph.inputs(absent)
 
 
-def test_rotation_of_fewer_tokens_than_the_step_has_is_refused():
+@pytest.mark.parametrize(
+    ("site", "short"),
+    [
+        (Site(0, 0, "q_post_rope"), Site(0, 0, "qkv_matmul")),
+        (Site(0, 0, "k_cache"), Site(0, 0, "k_post_rope")),
+        (Site(1, 0, "v_cache"), Site(0, 0, "v_cache")),
+        (Site(0, 0, "attn_scores"), Site(0, 0, "k_cache")),
+        (Site(0, 0, "attention"), Site(0, 0, "v_cache")),
+    ],
+)
+def test_what_looks_across_tokens_is_refused_when_some_were_not_captured(site, short):
     this = seen("llama", "eager")
-    part = {Site(0, 0, "qkv_matmul"): this.tensors[Site(0, 0, "qkv_matmul")][-1:]}
+    part = {**this.tensors, short: this.tensors[short][-1:]}
 
-    with pytest.raises(CaptureError, match="its step has others"):
-        this.graph.evaluate(Site(0, 0, "q_post_rope"), part, context=this.context)
+    with pytest.raises(CaptureError, match=f"{site} is computed of . tokens where it needs"):
+        this.graph.evaluate(site, part, context=this.context)
+
+
+def test_a_softmax_of_some_rows_is_refused_and_a_norm_of_them_is_not():
+    this = seen("llama", "eager")
+    scores, norm = Site(0, 0, "attn_scores"), Site(0, 1, "attn_norm")
+    above = this.graph.inputs(norm)[0]
+    part = {scores: this.tensors[scores][:, -1:], above: this.tensors[above][-1:]}
+
+    with pytest.raises(CaptureError, match="where it needs"):
+        this.graph.evaluate(Site(0, 0, "attn_softmax"), part, context=this.context)
+    found = this.graph.evaluate(norm, part, context=this.context)
+    assert torch.equal(found, this.tensors[norm][-1:])
 
 
 def test_a_model_without_a_family_is_refused():
