@@ -47,12 +47,15 @@ class StageMap:
         is_known: whether its family is known.
         rows: its stages, in causal order.
         unmapped: the canonical stages that it does not have, or that nothing is known about.
+        without_rows: of an unknown family, the modules that are no stages, because they do not show
+            a row for each token once a pass.
     """
 
     model_type: str
     is_known: bool
     rows: tuple[Row, ...]
     unmapped: tuple[str, ...]
+    without_rows: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Any, visible: Visible) -> StageMap:
@@ -62,6 +65,7 @@ class StageMap:
             is_known=visible.is_known,
             rows=tuple(_known(model, visible) if visible.is_known else _modules(visible)),
             unmapped=visible.unmapped,
+            without_rows=() if visible.is_known else tuple(_without_rows(model, visible)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class StageMap:
                 for row in self.rows
             ],
             "unmapped": list(self.unmapped),
+            "without_rows": list(self.without_rows),
         }
 
     def lines(self) -> Iterator[str]:
@@ -99,6 +104,9 @@ class StageMap:
             why = "does not have" if self.is_known else "could not be mapped"
             yield f"canonical stages that {'it ' if self.is_known else ''}{why}:"
             yield f"  {', '.join(self.unmapped)}"
+        if self.without_rows:
+            yield "modules that are no stages, having no row for each token once a pass:"
+            yield f"  {', '.join(self.without_rows)}"
 
 
 def _known(model: Any, visible: Visible) -> Iterator[Row]:
@@ -147,6 +155,17 @@ def _modules(visible: Visible) -> Iterator[Row]:
             inputs=None,
             shown=ALWAYS,
         )
+
+
+def _without_rows(model: Any, visible: Visible) -> Iterator[str]:
+    """Yield the modules that compute something and are no stages."""
+    import torch
+
+    shown = {tap.module for tap in visible.family.taps.values()}
+    for name, module in model.named_modules():
+        is_container = isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict)
+        if name and name not in shown and not is_container:
+            yield name
 
 
 def _cells(row: Row, every: tuple[int, ...]) -> tuple[str, ...]:

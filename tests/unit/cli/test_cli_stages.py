@@ -73,6 +73,7 @@ def test_no_weights_are_needed_and_json_says_the_same(qwen2_tiny, tmp_path):
 
     assert found == json.loads(run(qwen2_tiny, "--json"))
     assert found["model_type"] == "qwen2"
+    assert found["without_rows"] == []
     assert {*rows(found), *found["unmapped"]} == set(STAGES)
     assert rows(found)["attn_out"] == {
         "stage": "attn_out",
@@ -114,7 +115,10 @@ def test_of_an_unknown_model_every_module_is_listed_and_what_could_not_be_mapped
     assert found["is_known"] is False
     assert {*found["unmapped"], "lm_head"} == set(STAGES)
     assert "its family is not known" in lines[1]
-    assert "could not be mapped" in lines[-2]
+    assert any("could not be mapped" in line for line in lines)
+    assert found["without_rows"][0] == "gpt_neox"
+    assert {*names} & {f"module:{name}" for name in found["without_rows"]} == set()
+    assert lines[-1].split(", ") == ["  gpt_neox", *found["without_rows"][1:]]
 
 
 def test_an_absent_or_unusable_model_is_refused(tmp_path):
