@@ -13,6 +13,7 @@ from pytest_falsify.captures.bundle import write_bundle
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.record import record
+from pytest_falsify.compare.comparison import compare_captures
 from pytest_falsify.engines.recorded import is_replay
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
 
@@ -128,3 +129,18 @@ def test_bundles_of_different_subjects_are_not_one_recording(live, qwen2_tiny, t
 
     with pytest.raises(CaptureError, match="of 2 different subjects"):
         recorded(tmp_path / "all", qwen2_tiny)
+
+
+def test_a_bundle_of_sketches_is_an_oracle_too(qwen2_tiny, tmp_path):
+    plan = Plan(stages=("attn_out", "ffn_out"))
+    live = load("transformers", qwen2_tiny)
+    write_bundle(record(live, PROMPT, plan, is_sketch=True), tmp_path / "sketches")
+    subject = record(load("transformers", qwen2_tiny, dtype="bfloat16"), PROMPT, plan)
+
+    oracle = record(recorded(tmp_path / "sketches", qwen2_tiny), PROMPT, plan)
+
+    estimated = compare_captures(subject, oracle).sites
+    exact = compare_captures(subject, record(live, PROMPT, plan)).sites
+    assert all(each.is_estimate for each in estimated)
+    for guess, truth in zip(estimated, exact, strict=True):
+        assert guess.total.rel_l2 == pytest.approx(truth.total.rel_l2, rel=0.5)
