@@ -282,7 +282,8 @@ def told(planted: dict[str, list[int]], honest: list[int]) -> Iterator[bool]:
     runs, accused, changed, ties, unjudged = honest
     print(f"| honest runs accused | {runs} | **{accused}** |")
     print(
-        f"\n{changed} of the {runs} honest runs choose other experts somewhere, {ties} ties in all."
+        f"\n{changed} of the {runs} honest runs choose other experts somewhere, {ties} ties; "
+        f"in {unjudged} a layer is left undecided, since every token inherits."
     )
     yield accused == 0
 
