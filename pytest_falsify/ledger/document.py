@@ -136,10 +136,7 @@ def _block_from_json(id_: str, value: object, *, any_words: bool) -> FalsifierBl
     if entry != DISPUTED and not is_digest(entry):
         msg = f"the entry of {id_} is {entry!r}"
         raise LedgerError(msg, expected="sha256: and 64 hexadecimal digits")
-    evidence = [
-        Evidence.from_json({"entry": entry} | as_object(each, "evidence") | {"falsifier": id_})
-        for each in get_list(data, "evidence", id_)
-    ]
+    evidence = [_evidence_from_json(each, id_, entry) for each in get_list(data, "evidence", id_)]
     today = get_object(data, "today", id_)
     block = FalsifierBlock(
         entry=entry,
@@ -150,6 +147,13 @@ def _block_from_json(id_: str, value: object, *, any_words: bool) -> FalsifierBl
     _refuse_repetition(id_, evidence)
     _refuse_assertion(id_, data, block, any_words=any_words)
     return block
+
+
+def _evidence_from_json(value: object, id_: str, entry: str) -> Evidence:
+    data = as_object(value, "evidence")
+    data.setdefault("entry", entry)
+    data["falsifier"] = id_
+    return Evidence.from_json(data)
 
 
 def _discharge(id_: str, data: dict[str, Any]) -> Discharge:

@@ -200,8 +200,7 @@ class Evidence:
     def __post_init__(self) -> None:
         _check_digest("entry", self.entry)
         _check_digest("machine", self.machine)
-        for name in _DIGESTS:
-            value = getattr(self, name)
+        for name, value in zip(Digests.NAMES, self._digest_values(), strict=True):
             if value is not None:
                 _check_digest(name, value)
         if self.retracted and self.outcome is not Outcome.REFUTED:
@@ -218,14 +217,7 @@ class Evidence:
     @property
     def digests(self) -> Digests:
         """What the verdict depended on at its target."""
-        return Digests(
-            subject=self.subject,
-            oracle=self.oracle,
-            inputs=self.inputs,
-            sources=self.sources,
-            model=self.model,
-            declared=self.declared,
-        )
+        return Digests.of(self._digest_values())
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, members without a value left out."""
@@ -317,6 +309,9 @@ class Evidence:
         """How often the observation was repeated within its run."""
         repeats = self.observed.get("repeats")
         return repeats if isinstance(repeats, int) else 0
+
+    def _digest_values(self) -> tuple[str | None, ...]:
+        return self.subject, self.oracle, self.inputs, self.sources, self.model, self.declared
 
     def _identity(self) -> list[str | bool | int | None]:
         """All that a status is computed from: where two records differ in it, both count.

@@ -126,9 +126,11 @@ def _supported(seen: Sequence[Trial], discharge: Discharge) -> tuple[Status, Tri
     ranked = [(support(each.held, discharge), each) for each in seen if each.held]
     if not ranked:
         return Status.UNTRIED, None
-    if len(ranked) == 1:
-        return ranked[0]
-    return max(ranked, key=lambda pair: (pair[0].rank, _machines(pair[1], discharge)))
+    highest = max(status.rank for status, _ in ranked)
+    best = [pair for pair in ranked if pair[0].rank == highest]
+    if len(best) == 1:
+        return best[0]
+    return max(best, key=lambda pair: _machines(pair[1], discharge))
 
 
 def _accepted(trial: Trial, discharge: Discharge) -> list[Evidence]:
