@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from pytest_falsify.cli import captures, contracts, exchange, ledger, localizing, routing, stages
+from pytest_falsify.cli import (
+    captures,
+    contracts,
+    exchange,
+    ledger,
+    localizing,
+    routing,
+    stages,
+    tracing,
+)
 from pytest_falsify.cli.shared import Group
 
 
@@ -14,6 +23,6 @@ def main() -> None:
     """Look at contracts and at the evidence for them. `pytest --falsify` makes the evidence."""
 
 
-for room in (contracts, ledger, exchange, captures, localizing, routing, stages):
+for room in (contracts, ledger, exchange, captures, localizing, routing, stages, tracing):
     for command in room.COMMANDS:
         main.add_command(command)

@@ -1,8 +1,8 @@
 """Hooks: what a serving framework shows of its own legs, and what wants to look at ours.
 
 An object with ``on_prefill``, ``on_kv_transfer`` and ``on_decode_step`` is a hook, whoever wrote
-it. One that is only asked for a layer is asked for a layer; one whose methods also take ``request``,
-``site`` or ``tensors`` is told them.
+it. Each method is asked for a layer; one that also takes ``request``, ``site`` or ``tensors`` is
+told them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""What other tools recorded of disaggregated runs: dumps of caches, and traces without values.
+
+A dump is an npz with ``layer_<i>_<point>_key`` and ``_value``, (heads, tokens, channels), and a
+member ``metadata`` that is no tensor. A trace is JSON: it holds only what its writer computed, so
+nothing can be compared again; it is put into causal order, and what it could not have told is
+undecided.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_falsify.captures.capture import CapturedTensor
+from pytest_falsify.captures.tensor_file import dtype_named
+from pytest_falsify.captures.unstated import unstated_capture
+from pytest_falsify.disaggregation.legs import Leg
+from pytest_falsify.errors import CaptureError
+from pytest_falsify.stages.vocabulary import TRANSFER, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pytest_falsify.captures.capture import Capture
+
+NPZ = ".npz"
+POINTS = {"after_prefill": 0, "after_transfer": TRANSFER, "during_decode": 1}
+HALVES = {"key": "k_cache", "value": "v_cache"}
+LEGS = {
+    "prefill": Leg.PREFILL,
+    "kv_transfer": Leg.TRANSFER,
+    "decode_step": Leg.DECODE,
+}
+_NAME = re.compile(rf"layer_(\d+)_({'|'.join(POINTS)})_({'|'.join(HALVES)})")
+_METADATA = "metadata"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """One comparison that a trace tells of.
+
+    Attributes:
+        step: of decode, counted from 1; 0 of the prefill, ``TRANSFER`` of the transfer.
+        field: what was compared.
+        is_beyond: whether it goes beyond its threshold; what is not finite does.
+    """
+
+    leg: Leg
+    layer: int
+    step: int
+    field: str
+    max_abs: float
+    cosine: float
+    threshold: float
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the largest difference is not within the threshold."""
+        return not self.max_abs <= self.threshold
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """The key that sorts by what happens first."""
+        return list(Leg).index(self.leg), self.step, self.layer
+
+
+def leg_of(site: Site) -> Leg:
+    """Return the leg that a site belongs to."""
+    if site.step == TRANSFER:
+        return Leg.TRANSFER
+    return Leg.PREFILL if site.step == 0 else Leg.DECODE
+
+
+def read_dump(path: Path) -> Capture:
+    """Read a dump of caches.
+
+    Raises:
+        CaptureError: when it is no npz, holds something else, or nothing.
+    """
+    tensors: dict[Site, CapturedTensor] = {}
+    try:
+        with np.load(path, allow_pickle=False) as members:
+            for name in members.files:
+                if name != _METADATA:
+                    site = _site(name, path)
+                    tensors[site] = _cache(members[name], name, path)
+    except (OSError, ValueError, EOFError) as error:
+        msg = f"it cannot be read: {error}"
+        raise CaptureError(msg, path=path, expected="an npz of arrays of numbers") from error
+    if not tensors:
+        msg = "it holds no cache"
+        raise CaptureError(msg, path=path, expected="layer_<i>_<point>_key and _value")
+    return unstated_capture(tensors, source="npz")
+
+
+def read_trace(path: Path) -> tuple[Traced, ...]:
+    """Read a trace, and put it into the order in which things happen.
+
+    Raises:
+        CaptureError: when it is no trace.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        found = [_traced(each) for each in body["comparisons"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"it is no trace: {type(error).__name__}: {error}"
+        raise CaptureError(msg, path=path, expected="JSON with `comparisons`") from error
+    return tuple(sorted(found, key=lambda each: each.order))
+
+
+def _traced(body: Mapping[str, Any]) -> Traced:
+    leg = LEGS[body["hook_point"]]
+    step = {Leg.PREFILL: 0, Leg.TRANSFER: TRANSFER}.get(leg)
+    return Traced(
+        leg=leg,
+        layer=int(body["layer"]),
+        step=int(body["step"]) + 1 if step is None else step,
+        field=str(body["field_name"]),
+        max_abs=_number(body["max_abs_diff"]),
+        cosine=_number(body["cosine_similarity"]),
+        threshold=_number(body["threshold"]),
+    )
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _site(name: str, path: Path) -> Site:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        msg = f"`{name}` is no cache"
+        expected = f"layer_<i>_<point>_key or _value, the point one of {', '.join(POINTS)}"
+        raise CaptureError(msg, path=path, expected=expected)
+    return Site(POINTS[match[2]], int(match[1]), HALVES[match[3]])
+
+
+def _cache(array: np.ndarray[Any, Any], name: str, path: Path) -> CapturedTensor:
+    if array.ndim != 3 or dtype_named(array.dtype.name) is None:  # noqa: PLR2004
+        msg = f"`{name}` is {array.dtype} of shape {list(array.shape)}"
+        raise CaptureError(msg, path=path, expected="numbers, (heads, tokens, channels)")
+    return CapturedTensor(array=array, dims="k t d", positions=tuple(range(array.shape[1])))
