@@ -1,12 +1,13 @@
 """Which faults are caught, which honest pairs are called wrong: ours and the field's comparators.
 
-    OMP_NUM_THREADS=1 python tests/bench/bench_detect.py [--texts held-out] [--faulty 10]
+    OMP_NUM_THREADS=1 python tests/bench/bench_detect.py [--texts independent] [--faulty 10]
 
 The oracle is the fixture model in float64, the control its eager run at the subject's precision.
-Honest subjects differ from the control in attention, threads or the batch that they run in. Faults
-are planted in the bfloat16 SDPA run, one at a time, at every site where they exist. Ours judges
-against the control; each peer judges at its own defaults. A pair of captures is refuted when any
-of its sites is.
+Honest subjects differ from the control in attention, threads or the batch that they run in. Of the
+independent texts each is used for one pair alone, the settings in turn; of the other sets each text
+is run in every setting. Faults are planted in the bfloat16 SDPA run, one at a time, at every site
+where they exist. Ours judges against the control; each peer judges at its own defaults. A pair of
+captures is refuted when any of its sites is.
 """
 
 from __future__ import annotations
@@ -29,16 +30,13 @@ from pytest_falsify.compare.comparison import compare_tensors
 from pytest_falsify.compare.faults import FAULTS, smallest_caught
 from pytest_falsify.compare.noise import Judgement, judge_site
 from pytest_falsify.contracts.model import CaptureSpec, Target
-from pytest_falsify.engines.base import Answer
-from pytest_falsify.engines.handout import HandOut, Member
 from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor
     from pytest_falsify.compare.noise import SiteNoise
-    from pytest_falsify.engines.base import Sink
     from pytest_falsify.stages.vocabulary import Site
 
     Refutes = Callable[[Site, CapturedTensor], bool]
@@ -52,16 +50,19 @@ ORACLE, FAULTY, OURS = "oracle", "bfloat16 sdpa", "ours, with control"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How the model runs: ``rows`` other sequences share its batch."""
+    """How the model runs: ``batch`` sequences at once, the longer ones beside it padded for."""
 
     dtype: str
     attention: str = "eager"
     threads: int = 1
-    rows: int = 0
+    batch: int = 1
+    padding: str = "left"
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "attention": self.attention, "threads": self.threads}
+        alone = {"dtype": self.dtype, "attention": self.attention, "threads": self.threads}
+        batch = {"size": self.batch, "padding": self.padding}
+        return alone if self.batch == 1 else alone | {"batch": batch}
 
 
 RUNS = {
@@ -70,64 +71,70 @@ RUNS = {
     "control float32": Setting(dtype="float32"),
     "bfloat16 sdpa": Setting(dtype="bfloat16", attention="sdpa"),
     "bfloat16 eager, 2 threads": Setting(dtype="bfloat16", threads=2),
-    "bfloat16 eager, batch of 3": Setting(dtype="bfloat16", rows=2),
-    "bfloat16 sdpa, batch of 5": Setting(dtype="bfloat16", attention="sdpa", rows=4),
+    "bfloat16 eager, batch of 3": Setting(dtype="bfloat16", batch=3),
+    "bfloat16 sdpa, batch of 5": Setting(dtype="bfloat16", attention="sdpa", batch=5),
+    "bfloat16 sdpa, batch of 2 right": Setting(
+        dtype="bfloat16", attention="sdpa", batch=2, padding="right"
+    ),
     "float32 sdpa": Setting(dtype="float32", attention="sdpa"),
     "float32 eager, 2 threads": Setting(dtype="float32", threads=2),
-    "float32 sdpa, batch of 5": Setting(dtype="float32", attention="sdpa", rows=4),
+    "float32 sdpa, batch of 5": Setting(dtype="float32", attention="sdpa", batch=5),
+    "float32 eager, batch of 3": Setting(dtype="float32", batch=3),
 }
 HONEST = tuple(name for name in RUNS if name.startswith(("bfloat16", "float32")))
-
-
-class Batched:
-    """A session that runs an input in one batch with others of its length."""
-
-    def __init__(self, session: Any, rows: int) -> None:
-        self._session, self._rows = session, rows
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
-        """Show the first sequence of the batch; the others are the same tokens, rotated."""
-        import torch
-
-        rows = [np.roll(inputs.tokens, shift).tolist() for shift in range(self._rows + 1)]
-        watch = self._session._watch(plan)
-        positions = tuple(range(len(inputs.tokens)))
-        first = Member(index=0, positions=positions, columns=len(positions))
-        out = HandOut(step=0, members=((first, sink),))
-        with torch.inference_mode(), watch.watching(self._session.model, out.show):
-            self._session.model(input_ids=torch.tensor(rows), use_cache=False)
-        return Answer(logits=(), continuation=())
+INDEPENDENT = "independent"
 
 
 def sessions() -> dict[str, Any]:
     """Return a loaded model for each run, by name."""
-    found = {}
-    for name, setting in RUNS.items():
-        spec = CaptureSpec(name=name, engine="transformers", line=0, options=setting.options)
-        session = engine("transformers").load(TARGET, spec, root=HERE, device="cpu")
-        found[name] = Batched(session, setting.rows) if setting.rows else session
-    return found
-
-
-def captures(which: str) -> Iterator[tuple[str, dict[str, Capture]]]:
-    """Yield each text's name and the captures of all runs on it."""
-    loaded = sessions()
-    for name, text in texts(which).items():
-        ids = tuple(loaded[ORACLE].encode(text)[:TOKENS])
-        yield (
-            name,
-            {
-                run: record(
-                    session,
-                    TokenInputs(name=name, tokens=ids),
-                    Plan(stages=(*session.stages, *session.on_request)),
-                )
-                for run, session in loaded.items()
-            },
+    return {
+        name: engine("transformers").load(
+            TARGET,
+            CaptureSpec(name=name, engine="transformers", line=0, options=setting.options),
+            root=HERE,
+            device="cpu",
         )
+        for name, setting in RUNS.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One text: the captures of its runs, which of them are honest subjects, and faults or not."""
+
+    text: str
+    runs: Mapping[str, Capture]
+    honest: Sequence[str]
+    is_faulty: bool
+
+
+def cases(which: str, *, faulty: int, most: int) -> Iterator[Case]:
+    """Yield each text with the captures of its runs on it: all, or those of one pair.
+
+    Args:
+        which: the set of texts.
+        faulty: for how many of them the run that faults are planted in is wanted as well.
+        most: how many texts at most.
+    """
+    loaded = sessions()
+    for index, (name, text) in enumerate(list(texts(which).items())[:most]):
+        ids = tuple(loaded[ORACLE].encode(text)[:TOKENS])
+        honest = HONEST[index % len(HONEST) :][:1] if which == INDEPENDENT else HONEST
+        wanted = {ORACLE, *honest, *(control_of(each) for each in honest)}
+        wanted |= {FAULTY, control_of(FAULTY)} if index < faulty else set()
+        runs = {run: captured(loaded[run], name, ids) for run in RUNS if run in wanted}
+        yield Case(text=name, runs=runs, honest=honest, is_faulty=index < faulty)
+
+
+def captured(session: Any, name: str, tokens: tuple[int, ...]) -> Capture:
+    """Return all that a run shows of some tokens."""
+    plan = Plan(stages=(*session.stages, *session.on_request))
+    return record(session, TokenInputs(name=name, tokens=tokens), plan)
+
+
+def control_of(run: str) -> str:
+    """Return the name of the control at a run's precision."""
+    return f"control {run.split(maxsplit=1)[0]}"
 
 
 def ours(oracle: Capture, control: Capture) -> Callable[[Site, CapturedTensor], SiteNoise]:
@@ -177,17 +184,18 @@ class Tally:
         self.above: list[str] = []
         self.smallest: dict[bool, list[float | None]] = {False: [], True: []}
 
-    def honest(self, text: str, runs: Mapping[str, Capture]) -> None:
+    def honest(self, case: Case) -> None:
         """Count the honest pairs of one text that are refuted."""
-        for name in HONEST:
-            control = runs[f"control {name.split()[0]}"]
+        runs = case.runs
+        for name in case.honest:
+            control = runs[control_of(name)]
             self.pairs[name] += 1
             self.sites["equal"] += _is_equal(runs[name], control)
             for judge, refutes in judges(runs[ORACLE], control, self._peers).items():
                 if judge != OURS:
                     tensors = runs[name].tensors.items()
                     self.alarms[judge] += any(refutes(site, each) for site, each in tensors)
-            self._our_verdict(f"{name}, {text}", runs[name], ours(runs[ORACLE], control))
+            self._our_verdict(f"{name}, {case.text}", runs[name], ours(runs[ORACLE], control))
 
     def _our_verdict(
         self, pair: str, subject: Capture, judge: Callable[[Site, CapturedTensor], SiteNoise]
@@ -202,10 +210,11 @@ class Tally:
         self.sites["unsure"] += len(unsure)
         self.alarmed += [f"{pair}: {each.site}: {each.reason}" for each in bugs]
 
-    def faulty(self, text: str, runs: Mapping[str, Capture]) -> None:
+    def faulty(self, case: Case) -> None:
         """Plant every fault at every site of one text."""
+        text, runs = case.text, case.runs
         subject, oracle = runs[FAULTY], runs[ORACLE]
-        refuters = judges(oracle, runs["control bfloat16"], self._peers)
+        refuters = judges(oracle, runs[control_of(FAULTY)], self._peers)
         smallest = {
             row: {
                 site: smallest_caught(subject, site, refuters[OURS], row=row)
@@ -259,13 +268,17 @@ class Tally:
         print(f"| **missed** | {total} | {' | '.join(str(total - each) for each in sums)} |")
         alarms = " | ".join(str(self.alarms[name]) for name in names)
         print(f"| **false alarms** | {pairs} honest pairs | {alarms} |")
-        print(f"\nhonest pairs: {dict(self.pairs)}; {self.sites['equal']} bit-equal to the control")
+        equal = self.sites["equal"]
+        print(f"\nhonest pairs: {dict(self.pairs)}")
+        print(f"{pairs - equal} of {pairs} differ from their control, {equal} have its very bits")
         print(
             f"ours: {self.sites['bugs']} of {self.sites['all']} honest sites refuted, "
             f"{self.sites['unsure']} undecided; {self.alarms['unsure']} honest pairs undecided"
         )
         for row, what in ((False, "of all rows"), (True, "of one row")):
             found = self.smallest[row]
+            if not found:
+                continue
             sizes = sorted(each for each in found if each)
             print(
                 f"ours: smallest disturbance {what} caught: median {np.median(sizes):.2g}, worst "
@@ -291,7 +304,8 @@ def _is_equal(one: Capture, other: Capture) -> bool:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", choices=("tuning", "held-out", "fresh"), default="held-out")
+    parser.add_argument("--texts", choices=("tuning", "held-out", "fresh", INDEPENDENT))
+    parser.set_defaults(texts=INDEPENDENT)
     parser.add_argument("--faulty", type=int, default=10, help="texts that faults are planted in")
     parser.add_argument("--most", type=int, default=1000, help="texts to use at most")
     parser.add_argument("--no-peers", action="store_true")
@@ -299,12 +313,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     peers, absent = ({}, ()) if arguments.no_peers else load_peers()
     tally = Tally(peers)
-    for index, (text, runs) in enumerate(captures(arguments.texts)):
-        if index >= arguments.most:
-            break
-        tally.honest(text, runs)
-        if index < arguments.faulty:
-            tally.faulty(text, runs)
+    found = cases(arguments.texts, faulty=arguments.faulty, most=arguments.most)
+    for case in found:
+        tally.honest(case)
+        if case.is_faulty:
+            tally.faulty(case)
     tally.print()
     print(f"\nnot installed: {', '.join(absent) or 'none of the peers'}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+from importlib import import_module
 
 TUNING = """
     argparse inspect warnings collections.Counter builtins.dict builtins.str builtins.list
@@ -78,8 +79,39 @@ FRESH_SENTENCES = (
 )
 
 
+DOCUMENTED = """
+    argparse ast asyncio base64 bisect bz2 calendar cmath codecs collections concurrent.futures
+    configparser contextlib copy csv ctypes dataclasses datetime decimal difflib dis email.message
+    enum fileinput fractions ftplib functools gettext glob gzip hashlib heapq hmac html http.client
+    importlib inspect io ipaddress itertools json linecache locale logging lzma math mimetypes
+    multiprocessing numbers numpy numpy.fft numpy.linalg numpy.random operator os os.path pathlib
+    pickle pkgutil platform plistlib poplib pprint profile queue random re sched secrets selectors
+    shelve shlex shutil signal smtplib socket sqlite3 ssl stat statistics string struct subprocess
+    tarfile tempfile textwrap threading timeit token tokenize traceback types typing unittest
+    unittest.mock urllib.parse urllib.request uuid warnings wave weakref xml.dom.minidom
+    xml.etree.ElementTree zipfile zlib
+"""
+MANY, SHORTEST = 420, 200
+
+
+def independent() -> dict[str, str]:
+    """Return a text for each of many pairs: what public functions say of themselves, each once."""
+    used = {*TUNING.split(), *HELD_OUT.split(), *FRESH.split()}
+    found: dict[str, str] = {}
+    for module in DOCUMENTED.split():
+        for name, member in sorted(vars(import_module(module)).items()):
+            text = (callable(member) and inspect.getdoc(member)) or ""
+            is_public = not name.startswith("_") and f"{module}.{name}" not in used
+            if is_public and len(text) >= SHORTEST and text not in found.values():
+                found[f"{module}.{name}"] = text
+    names = list(found)
+    return {name: found[name] for name in names[:: max(1, len(names) // MANY)][:MANY]}
+
+
 def texts(which: str) -> dict[str, str]:
-    """Return the texts of a set by name: ``tuning``, ``held-out`` or ``fresh``."""
+    """Return the texts of a set by name: ``tuning``, ``held-out``, ``fresh``, ``independent``."""
+    if which == "independent":
+        return independent()
     names, sentences = {
         "tuning": (TUNING, ()),
         "held-out": (HELD_OUT, HELD_OUT_SENTENCES),
