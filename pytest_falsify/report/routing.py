@@ -39,7 +39,16 @@ def routing_json(run: Run) -> dict[str, Any]:
         "capture_config": dict(facts.capture),
         "token_span": [routing.start, routing.start + len(routing.tokens)],
         "layers": [_layer(index, each) for index, each in sorted(routing.layers.items())],
-        "optional_artifacts": sorted(run.derived),
+        "raw_events": len(routing.tokens),
+        "layer_expert_counts": [
+            {"layer_index": index, "num_total_experts": each.experts}
+            for index, each in sorted(routing.layers.items())
+        ],
+        "optional_artifacts": {
+            "derived": "derived_events" in run.derived,
+            "motif_ledger": "motif_ledger" in run.derived,
+            "contingency": "contingency" in run.derived,
+        },
         "derivation": verified(routing, run.derived),
         "decode_duration_ms": _durations(run),
     }

@@ -52,6 +52,8 @@ def test_a_recorded_run_is_inspected(runs):
     tokens = body["token_span"][1]
     assert [sum(each["load"]) for each in body["layers"]] == [4 * tokens] * 3
     assert body["prompt_text"] == TEXT
+    assert body["raw_events"] == tokens
+    assert set(body["optional_artifacts"].values()) == {False}
     assert body["capture_config"]["weights"].startswith("sha256:")
 
 
