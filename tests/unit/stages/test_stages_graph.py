@@ -7,6 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from stages_support import DECODE_STEPS, MODELS, load, see, seen  # noqa: E402 - needs torch
 
 from pytest_falsify.errors import CaptureError  # noqa: E402
@@ -128,6 +130,24 @@ def test_a_stage_that_was_not_captured_is_gone_through_and_named(absent):
         assert this.graph.replay(site, captured, context=this.context, at_most=0) is None
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), name=st.sampled_from(["llama", "mistral-window", "qwen3-moe"]))
+def test_whatever_was_captured_a_replay_gives_the_tensor_and_says_how(data, name):
+    this = seen(name, "eager")
+    every = sites_of(this)
+    kept = data.draw(st.sets(st.sampled_from(every)), label="captured")
+    site = data.draw(st.sampled_from(every), label="site")
+    captured = {each: this.tensors[each] for each in every if each in kept}
+
+    found = this.graph.replay(site, captured, context=this.context)
+
+    assert torch.equal(found.value, this.tensors[site])
+    assert set(found.sources) <= kept - {site}
+    assert not set(found.through) & {*kept, site}
+    for order in (found.sources, found.through):
+        assert list(order) == sorted(order, key=every.index)
+
+
 def test_a_replay_reads_the_subjects_own_values_and_not_the_models():
     this = seen("llama", "eager")
     up, swigl = Site(0, 1, "ffn_up"), Site(0, 1, "ffn_swigl")
@@ -215,6 +235,14 @@ def test_a_softmax_of_some_rows_is_refused_and_a_norm_of_them_is_not():
         this.graph.evaluate(Site(0, 0, "attn_softmax"), part, context=this.context)
     found = this.graph.evaluate(norm, part, context=this.context)
     assert torch.equal(found, this.tensors[norm][-1:])
+
+
+def test_a_step_that_nothing_is_known_about_is_refused():
+    this = seen("llama", "eager")
+    embedding = Site(DECODE_STEPS + 1, None, "embedding")
+
+    with pytest.raises(CaptureError, match=f"step {DECODE_STEPS + 1} was fed"):
+        this.graph.evaluate(embedding, {}, context=this.context)
 
 
 def test_a_model_without_a_family_is_refused():
