@@ -24,7 +24,7 @@ targets:
   teacher: {model: ./teacher, device: cpu, level: live}
 captures:
   oracle: {engine: transformers, dtype: float32}
-  subject: {engine: transformers, dtype: float32, attention: sdpa}
+  subject: {engine: transformers, dtype: float32, attention: sdpa, sources: [kernel.cu]}
 inputs:
   prompt: {tokens: [1, 2, 3, 4, 5]}
 falsification_tests:
@@ -62,6 +62,7 @@ class Life:
     def code(self, version, error):
         """Write the code on trial: its version, and how far off it is."""
         self.project.captures(version=version, FALSIFY_ATTENTION_001=error)
+        self.project.file("kernel.cu", f"// version {version}\n")
         with (self.path / "conftest.py").open("a") as file:
             file.write(HAS_TEACHER)
 
@@ -126,8 +127,8 @@ def test_the_whole_life_of_a_falsifier(life):
     life.cli("gate", "--base", "HEAD~1")
 
     life.code("2", "empty")
-    assert life.run("server-a").outcomes == {"skipped": 2}
     assert life.status == "STALE"
+    assert life.run("laptop").outcomes == {"skipped": 2}
     life.shows("4-stale-after-a-change")
     assert "is STALE: was DISCHARGED" in life.cli("gate", "--base", "HEAD~1", status=1)
 
