@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_falsify.errors import FalsifyError
-from pytest_falsify.stages.family import FAMILIES, family_of
-from pytest_falsify.stages.vocabulary import ALIASES, STAGES, Scope, Site, canonical
+from pytest_falsify.errors import CaptureError, FalsifyError
+from pytest_falsify.stages.family import FAMILIES, family_for, family_of
+from pytest_falsify.stages.vocabulary import ALIASES, STAGES, Scope, Site, canonical, in_order
 
 
 @st.composite
@@ -68,3 +69,53 @@ def test_families_map_canonical_stages_only_and_each_model_type_once():
             assert ("{i}" in tap.module) == (STAGES[stage].scope is Scope.LAYER)
     assert set(ALIASES.values()) <= set(STAGES)
     assert family_of("no-such-type") is None
+
+
+def test_the_output_of_a_module_is_a_stage_that_keeps_its_case_and_is_never_listed():
+    name = canonical(" module:model.layers.0.Mixer ")
+
+    assert name == "module:model.layers.0.Mixer"
+    assert Site.parse(f"0/-/{name}") == Site(0, None, name)
+    assert STAGES[name].dims == "t d"
+    assert STAGES[name].scope is not Scope.LAYER
+    assert name not in STAGES
+    assert name not in list(STAGES)
+
+
+@pytest.mark.parametrize("name", ["module:", "module:a/b", "modul:a", "modules"])
+def test_what_is_neither_a_stage_nor_a_module_is_refused(name):
+    with pytest.raises(FalsifyError, match="unknown stage"):
+        canonical(name)
+    with pytest.raises(KeyError):
+        STAGES[name]
+
+
+@given(st.lists(st.sampled_from([*STAGES, "module:b", "module:a", "module:c"]), max_size=20))
+def test_stages_are_put_in_order_and_modules_keep_theirs(names):
+    found = in_order(names)
+
+    assert set(found) == set(names)
+    assert len(found) == len(set(found))
+    listed = [name for name in found if name in STAGES]
+    assert listed == [name for name in STAGES if name in names]
+    modules = [name for name in found if name.startswith("module:")]
+    assert modules == list(dict.fromkeys(name for name in names if name.startswith("module:")))
+    if modules and "lm_head" in found:
+        assert found.index(modules[-1]) < found.index("lm_head")
+
+
+def test_the_caches_stand_between_what_fills_them_and_what_reads_them():
+    names = list(STAGES)
+
+    assert names.index("k_post_rope") < names.index("k_cache") < names.index("attn_scores")
+    assert names.index("v_cache") < names.index("attention")
+
+
+def test_a_setting_that_a_family_does_not_describe_is_refused_by_name():
+    usual = SimpleNamespace(model_type="gpt2", reorder_and_upcast_attn=False)
+    other = SimpleNamespace(model_type="gpt2", reorder_and_upcast_attn=True)
+
+    assert family_for(usual) is family_of("gpt2")
+    assert family_for(SimpleNamespace(model_type="no-such-type")) is None
+    with pytest.raises(CaptureError, match="`reorder_and_upcast_attn`"):
+        family_for(other)
