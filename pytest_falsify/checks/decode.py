@@ -96,10 +96,11 @@ class Decode:
 
     def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
         """Judge the answers of every input."""
-        rule = _Rule.of(claim)
-        found = {name: _Answers(runs=runs, rule=rule) for name, runs in by_input(captures).items()}
-        if not found:
+        by_name = by_input(captures)
+        if not by_name:
             return inconclusive("nothing was compared")
+        rule = _Rule.of(claim)
+        found = {name: _Answers(runs=runs, rule=rule) for name, runs in by_name.items()}
         for name, one in found.items():
             if lack := one.lack():
                 return inconclusive(f"on {name}: {lack}")
