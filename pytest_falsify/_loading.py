@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_falsify.checks.base import Check
+    from pytest_falsify.checks.declared import Declarations
     from pytest_falsify.contracts.cache import ContractCache
     from pytest_falsify.contracts.model import Contract
     from pytest_falsify.contracts.vocabulary import Vocabulary
@@ -93,11 +94,18 @@ def must_be_options(engine: str, options: Mapping[str, Any]) -> None:
         raise ContractError(problem.what, expected=problem.expected, remedy=problem.remedy)
 
 
-def entry_facts(contract: Contract) -> dict[str, EntryFacts]:
-    """Return what the ledger needs to know of a contract's entries, as things are now."""
+def entry_facts(
+    contract: Contract, declarations: Declarations | None = None
+) -> dict[str, EntryFacts]:
+    """Return what the ledger needs to know of a contract's entries, as things are now.
+
+    Args:
+        contract: the contract.
+        declarations: shared by contracts that are looked at together; by default made anew.
+    """
     from pytest_falsify.checks.declared import Declarations
 
-    declarations = Declarations()
+    declarations = declarations or Declarations()
     return {
         each.id: EntryFacts(
             entry=entry_digest(contract, each),

@@ -20,6 +20,7 @@ from pytest_falsify._lanes import Attempt, ExpectedBlocked, empty_lanes
 from pytest_falsify._loading import contract_cache, entry_facts, load
 from pytest_falsify._places import YAML_SUFFIXES, Places
 from pytest_falsify._recovery import prune_records, recover_killed
+from pytest_falsify.checks.declared import Declarations
 from pytest_falsify.errors import REMEDY, FalsifyError, LedgerError
 from pytest_falsify.ledger import waivers
 from pytest_falsify.ledger.evidence import Observation, Outcome
@@ -88,6 +89,7 @@ class Run:
         self._breaks: list[str] = []
         self._journal: Journal | None = None
         self._is_concluded = False
+        self._declarations = Declarations()
 
     def start(self) -> None:
         """Take over what sessions that were killed had refuted."""
@@ -205,6 +207,7 @@ class Run:
         if self._is_concluded:
             return
         self._is_concluded = True
+        self._declarations = Declarations()  # as things are at the end of the session
         observed = self._accepted
         if self.is_incomplete:
             observed = [each for each in observed if _is_refutation(each)]
@@ -251,7 +254,7 @@ class Run:
             self.denials.append(str(error))
 
     def _fold(self, contract: Contract, path: Path, observed: list[Observation]) -> Folded:
-        entries = entry_facts(contract)
+        entries = entry_facts(contract, self._declarations)
 
         def change(before: Ledger | None) -> Ledger:
             return fold(before, contract.id, entries, observed)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.contracts.digest import captures_of, inputs_of
-from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.engines.tokenizer import tokenizer_files
+from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.errors import ContractError, FalsifyError
 from pytest_falsify.ledger.evidence import Digests
 
@@ -107,7 +107,11 @@ def _digest_of_files(contract: Contract, globs: list[str], files: list[str]) -> 
     if not globs and not files:
         return None
     contents = {name: _digest_or_none(contract, name) for name in files}
-    return digest([sources_digest(repository(contract.path), globs), contents])
+    try:
+        sources = sources_digest(repository(contract.path), globs)
+    except OSError:  # what cannot be read is not what was seen
+        sources = None
+    return digest([sources, contents])
 
 
 def _digest_or_none(contract: Contract, name: str) -> str | None:

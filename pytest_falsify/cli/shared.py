@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytest_falsify._loading import entry_facts, load
+from pytest_falsify.checks.declared import Declarations
 from pytest_falsify.errors import ContractError, FalsifyError
 
 if TYPE_CHECKING:
@@ -115,4 +116,5 @@ def contracts_of(paths: Sequence[Path]) -> dict[str, Contract]:
 
 def facts_of(contracts: Mapping[str, Contract]) -> dict[str, dict[str, EntryFacts]]:
     """Return what ledgers need to know of contracts, by id of the contract and the falsifier."""
-    return {id_: entry_facts(each) for id_, each in contracts.items()}
+    declarations = Declarations()
+    return {id_: entry_facts(each, declarations) for id_, each in contracts.items()}
