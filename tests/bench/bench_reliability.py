@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "ledger"))
 import reliability_sessions as sessions
 from ledger_samples import CAUGHT, CONTRACT, FALSIFIER, evidence, facts, observe
 
+from pytest_falsify.canonical import digest
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.diff import diff
 from pytest_falsify.ledger.document import many_ledgers, parse, to_text
@@ -35,6 +36,7 @@ KILLS = 200
 MUTATIONS = 10_000
 CONTRACTS, FALSIFIERS = 100, 1_000
 SECONDS, GIGABYTES = 20, 1.5
+KNOWN = {name: digest(name) for name in ("sources", "model", "declared")}
 
 WRITER = """
 import sys
@@ -169,8 +171,8 @@ def scale():
     entries = dict.fromkeys(ids, facts())
     records = [each for id_ in ids for each in three(id_)]
     text = to_text(fold(None, CONTRACT, entries, observe(*records)))
-    seen = observe(*(evidence(falsifier=id_, faults=CAUGHT) for id_ in ids[:-10]))
-    seen += observe(*(evidence("refuted", falsifier=id_, on="b") for id_ in ids[-10:]))
+    seen = observe(*(evidence(falsifier=id_, faults=CAUGHT, **KNOWN) for id_ in ids[:-10]))
+    seen += observe(*(evidence("refuted", falsifier=id_, on="b", **KNOWN) for id_ in ids[-10:]))
     names = [f"C-{number}" for number in range(CONTRACTS)]
     begun = time.process_time()
     with many_ledgers():
@@ -187,8 +189,8 @@ def scale():
 
 
 def three(id_):
-    live = [evidence(falsifier=id_, faults=CAUGHT, on=name) for name in "ab"]
-    return [*live, evidence(falsifier=id_, target="tiny", source="algorithm")]
+    live = [evidence(falsifier=id_, faults=CAUGHT, on=name, **KNOWN) for name in "ab"]
+    return [*live, evidence(falsifier=id_, target="tiny", source="algorithm", **KNOWN)]
 
 
 BENCHES = {
