@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.side_by_side import Conclusion
+    from pytest_falsify.disaggregation.rates import Rate
     from pytest_falsify.disaggregation.recordings import Traced
 
 _PATH = click.Path(path_type=Path)
@@ -36,18 +37,30 @@ _LEFT = {"leg", "what", ""}
     metavar="YAML",
     help="what is allowed: '{worst_row: {max: 1e-3}}' or a YAML file; nothing, by default",
 )
+@click.option(
+    "--max-rate",
+    type=click.FloatRange(0, 1),
+    help="of a batch's samples that may differ: held when the whole 95% interval is within it",
+)
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
-def trace(baseline: Path, target: Path | None, expectations: Sequence[str], style: str) -> None:
+def trace(
+    baseline: Path,
+    target: Path | None,
+    expectations: Sequence[str],
+    max_rate: float | None,
+    style: str,
+) -> None:
     """Show by leg, layer and step how TARGET differs from BASELINE.
 
-    Each is a capture, or an npz of caches after prefill, after transfer and during decode. A trace
-    that another tool wrote as JSON is read alone: it holds no values, only what was found.
+    Each is a capture, or an npz of caches after prefill, after transfer and during decode. What
+    another tool wrote as JSON, a trace or the report of a batch, is read alone: it holds no values,
+    only what was found.
 
     Status 0: no leg is beyond what is allowed. 1: one is; the first is named. 2: it could not be
     told.
     """
     if target is None:
-        rows, status, reason = _recorded(baseline)
+        rows, status, reason = _recorded(baseline, max_rate)
     else:
         rows, status, reason = _compared(baseline, target, expectations)
     leg = next((row["leg"] for row in rows if row["is_beyond"]), _WORDS.get(status, "undecided"))
@@ -58,21 +71,30 @@ def trace(baseline: Path, target: Path | None, expectations: Sequence[str], styl
     sys.exit(status)
 
 
-def _recorded(path: Path) -> tuple[list[dict[str, Any]], int, str]:
-    """Return what a trace tells, and what that comes to."""
-    from pytest_falsify.disaggregation.recordings import read_trace
+def _recorded(path: Path, max_rate: float | None) -> tuple[list[dict[str, Any]], int, str]:
+    """Return what a trace or a report tells, and what that comes to."""
+    from pytest_falsify.disaggregation.rates import Rate
+    from pytest_falsify.disaggregation.recordings import read_json
 
     if path.suffix != _JSON:
         msg = f"there is nothing to compare {path} with"
         raise ContractError(msg, expected="BASELINE and TARGET, or one trace in JSON")
-    found = read_trace(path)
+    found = read_json(path)
+    if not found:
+        return [], UNDECIDED, "nothing was compared"
+    if isinstance(found, Rate):
+        return [], _rated(found, max_rate), f"{found} of a batch's texts differ"
     rows = [_traced(each) for each in found]
-    if not rows:
-        return rows, UNDECIDED, "nothing was compared"
     if any(row["is_beyond"] for row in rows):
         beyond = sum(row["is_beyond"] for row in rows)
         return rows, BEYOND, f"{beyond} of {len(rows)} comparisons are beyond their thresholds"
     return rows, WITHIN, f"{len(rows)} comparisons are within their thresholds, uncalibrated"
+
+
+def _rated(rate: Rate, limit: float | None) -> int:
+    if limit is None:
+        return BEYOND if rate.count else WITHIN
+    return {True: WITHIN, False: BEYOND, None: UNDECIDED}[rate.is_within(limit)]
 
 
 def _compared(

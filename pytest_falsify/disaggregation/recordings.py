@@ -3,7 +3,7 @@
 A dump is an npz with ``layer_<i>_<point>_key`` and ``_value``, (heads, tokens, channels), and a
 member ``metadata`` that is no tensor. A trace is JSON: it holds only what its writer computed, so
 nothing can be compared again; it is put into causal order, and what it could not have told is
-undecided.
+undecided. A report of a batch is JSON too: which samples' texts differ, and a text names no leg.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.tensor_file import dtype_named
 from pytest_falsify.captures.unstated import unstated_capture
 from pytest_falsify.disaggregation.legs import Leg
+from pytest_falsify.disaggregation.rates import Rate
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
 
@@ -39,6 +40,7 @@ LEGS = {
 }
 _NAME = re.compile(rf"layer_(\d+)_({'|'.join(POINTS)})_({'|'.join(HALVES)})")
 _METADATA = "metadata"
+NEWEST_REPORT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +101,38 @@ def read_dump(path: Path) -> Capture:
     return unstated_capture(tensors, source="npz")
 
 
-def read_trace(path: Path) -> tuple[Traced, ...]:
-    """Read a trace, and put it into the order in which things happen.
+def read_json(path: Path) -> tuple[Traced, ...] | Rate | None:
+    """Read a trace, in the order in which things happen, or the rate of a batch's divergences.
+
+    Returns:
+        The trace or the rate; None of a batch without samples.
 
     Raises:
-        CaptureError: when it is no trace.
+        CaptureError: when it is neither.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
+        if "results" in body:
+            return _rate(body, path)
         found = [_traced(each) for each in body["comparisons"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"it is no trace: {type(error).__name__}: {error}"
-        raise CaptureError(msg, path=path, expected="JSON with `comparisons`") from error
+        msg = f"it is neither a trace nor a report: {type(error).__name__}: {error}"
+        raise CaptureError(
+            msg, path=path, expected="JSON with `comparisons`, or with `results`"
+        ) from error
     return tuple(sorted(found, key=lambda each: each.order))
+
+
+def _rate(body: Mapping[str, Any], path: Path) -> Rate | None:
+    version = body.get("schema_version", 1)
+    if version > NEWEST_REPORT:
+        msg = f"the report is of version {version}"
+        raise CaptureError(msg, path=path, expected=f"at most {NEWEST_REPORT}")
+    results = [each["exact_match"] is True for each in body["results"]]
+    if len(results) != body["total_samples"]:
+        msg = f"the report tells of {len(results)} samples and counts {body['total_samples']}"
+        raise CaptureError(msg, path=path, expected="every sample, once")
+    return Rate(count=results.count(False), total=len(results)) if results else None
 
 
 def _traced(body: Mapping[str, Any]) -> Traced:

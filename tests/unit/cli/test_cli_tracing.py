@@ -140,5 +140,45 @@ def test_a_trace_of_nothing_is_undecided(tmp_path):
 
 def test_what_is_no_trace_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("{}")
-    assert "it is no trace: KeyError: 'comparisons'" in run(tmp_path / "a.json", status=UNDECIDED)
+    told = run(tmp_path / "a.json", status=UNDECIDED)
+    assert "it is neither a trace nor a report: KeyError: 'comparisons'" in told
     assert "nothing to compare" in run(dumped(tmp_path, "a"), status=UNDECIDED)
+
+
+def report(folder, *, differing, total, **more):
+    results = [{"sample_id": str(n), "exact_match": n >= differing} for n in range(total)]
+    path = folder / "report.json"
+    path.write_text(json.dumps({"total_samples": total, "results": results, **more}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("differing", "total", "limit", "status"),
+    [
+        (0, 400, "0.01", WITHIN),
+        (0, 40, "0.01", UNDECIDED),
+        (6, 400, "0.01", UNDECIDED),
+        (20, 400, "0.01", BEYOND),
+    ],
+)
+def test_a_batch_is_judged_by_the_whole_interval_of_its_rate(
+    tmp_path, differing, total, limit, status
+):
+    path = report(tmp_path, differing=differing, total=total, schema_version=2)
+    assert f"{differing} of {total} (" in run(path, "--max-rate", limit, status=status)
+
+
+def test_without_a_limit_no_sample_may_differ(tmp_path):
+    run(report(tmp_path, differing=0, total=9), status=WITHIN)
+    output = run(report(tmp_path, differing=1, total=9), status=BEYOND)
+    assert output.startswith("leg: undecided (1 of 9 (0.111, 95% interval 0.0199 to 0.435)")
+    run(report(tmp_path, differing=0, total=0), status=UNDECIDED)
+
+
+def test_a_report_that_is_newer_or_not_whole_is_refused(tmp_path):
+    newer = report(tmp_path, differing=0, total=3, schema_version=3)
+    assert "the report is of version 3" in run(newer, status=UNDECIDED)
+    cut = report(tmp_path, differing=0, total=3)
+    body = json.loads(cut.read_text())
+    cut.write_text(json.dumps({**body, "total_samples": 4}))
+    assert "tells of 3 samples and counts 4" in run(cut, status=UNDECIDED)
