@@ -104,16 +104,7 @@ def manifest_of(facts: RunFacts) -> dict[str, Any]:
     """Return the manifest of a run."""
     return {
         "schema_version": "manifest/v0.1.0",
-        "run_id": facts.run_id,
-        "created_at": facts.created_at,
-        "model_id": facts.model_id,
-        "tokenizer_id": facts.tokenizer_id,
-        "prompt": {"text": facts.prompt},
-        "seed": facts.seed,
-        "generation_config": dict(facts.generation),
-        "capture_config": dict(facts.capture),
-        "derivation_version": facts.derivation_version,
-        "derivation_config_id": facts.derivation_config,
+        **facts.to_json(),
         "artifact_versions": ARTIFACT_VERSIONS,
     }
 

@@ -108,7 +108,6 @@ def is_routing(path: Path) -> bool:
 
 def manifest_of(routing: Routing, kind: str, files: Mapping[str, str]) -> dict[str, Any]:
     """Return the manifest of a run with the digests of its files, and its own."""
-    facts = routing.facts
     body = {
         "schema": SCHEMA,
         "profile": PROFILE,
@@ -117,16 +116,7 @@ def manifest_of(routing: Routing, kind: str, files: Mapping[str, str]) -> dict[s
             "start_index": routing.start,
             "end_index_exclusive": routing.start + len(routing.tokens),
         },
-        "run_id": facts.run_id,
-        "created_at": facts.created_at,
-        "model_id": facts.model_id,
-        "tokenizer_id": facts.tokenizer_id,
-        "prompt": {"text": facts.prompt},
-        "seed": facts.seed,
-        "generation_config": dict(facts.generation),
-        "capture_config": dict(facts.capture),
-        "derivation_version": facts.derivation_version,
-        "derivation_config_id": facts.derivation_config,
+        **routing.facts.to_json(),
         "recompute_version": VERSION,
         "layers": [
             {

@@ -121,6 +121,21 @@ class RunFacts:
     derivation_version: str = "routing-motifs/v1"
     derivation_config: str = "experts"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return this as the members of a manifest, of either profile."""
+        return {
+            "run_id": self.run_id,
+            "created_at": self.created_at,
+            "model_id": self.model_id,
+            "tokenizer_id": self.tokenizer_id,
+            "prompt": {"text": self.prompt},
+            "seed": self.seed,
+            "generation_config": dict(self.generation),
+            "capture_config": dict(self.capture),
+            "derivation_version": self.derivation_version,
+            "derivation_config_id": self.derivation_config,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from routing_support import make_routing
 
@@ -38,6 +38,7 @@ def motifs(derived, layer):
     ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["experts", "exact"]), st.integers(0, 20))
 def test_it_is_deterministic_and_survives_json(config, seed):
     routing = make_routing(seed=seed)
@@ -84,10 +85,14 @@ def test_scrambling_destroys_what_binds_the_layers():
     assert max(found.scrambled) < found.observed / 5
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_random_routing_is_a_weak_fit(seed):
-    found = coherence(make_routing(200, layers=6, experts=8, seed=100 * seed))
-    assert found.observed == pytest.approx(np.mean(found.scrambled), rel=0.3)
+def test_random_routing_is_a_weak_fit():
+    found = [
+        coherence(make_routing(200, layers=6, experts=8, seed=100 * seed)) for seed in range(8)
+    ]
+    for each in found:
+        assert each.observed == pytest.approx(np.mean(each.scrambled), rel=0.3)
+    # one in twenty-one is above all of its twenty copies by chance
+    assert sum(each.is_coherent for each in found) <= 1
 
 
 def test_one_layer_has_no_coherence_to_speak_of():

@@ -27,6 +27,7 @@ def single(logits, active=1):
     return replace(routing, layers={0: layer})
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(GATES)))
 def test_a_run_does_not_differ_from_itself(name):
     routing = make_routing(gate=GATES[name])
@@ -226,6 +227,7 @@ def test_bounds_are_held_and_named():
     assert "above 1e-09" in told
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100))
 def test_measures_are_symmetric_where_they_should_be(seed):
     a, b = make_routing(seed=seed), disturbed(make_routing(seed=seed), 0.5)
