@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from pytest_falsify.captures.capture import Capture, CapturedTensor
     from pytest_falsify.stages.vocabulary import Site
 
+    Array = np.ndarray[Any, Any]
+
 SUMMARY = "statistics.json"
+_BLOCK = 256
 SCHEMA = "urn:pytest-falsify:schema:statistics-v1"
 
 
@@ -47,7 +50,7 @@ class Summary:
         """Return the numbers of a tensor, summed in the dtype that holds it, float32 at least."""
         array = tensor.array
         is_wide = array.dtype.name in {"float32", "float64"}
-        values = array if is_wide else array.astype(np.float32)
+        values = np.ascontiguousarray(array if is_wide else array.astype(np.float32)).reshape(-1)
         squares = float(np.vdot(values, values))
         nonfinite = 0
         if not isfinite(squares):
@@ -59,11 +62,18 @@ class Summary:
             shape=array.shape,
             dtype=array.dtype.name,
             nonfinite=nonfinite,
-            mean=float(values.sum()) / count,
+            mean=_sum(values) / count,
             rms=sqrt(squares / count),
             smallest=float(values.min(initial=np.inf)) if values.size else 0.0,
             largest=float(values.max(initial=-np.inf)) if values.size else 0.0,
         )
+
+
+def _sum(values: Array) -> float:
+    """Return a sum by blocks: BLAS is faster than NumPy, and its blocks are summed in float64."""
+    whole = values.size // _BLOCK * _BLOCK
+    blocks = values[:whole].reshape(-1, _BLOCK) @ np.ones(_BLOCK, values.dtype)
+    return float(blocks.sum(dtype=np.float64) + values[whole:].sum(dtype=np.float64))
 
 
 class Summarising:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.engines.arena import Arena
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.engines.handout import HandOut, Member, Stopped, off_device
 from pytest_falsify.errors import CaptureError
@@ -146,6 +147,7 @@ class Forward:
     watch: Watch | None
     sinks: tuple[Sink, ...]
     end: tuple[Site, int] | None = None
+    arena: Arena = field(default_factory=Arena)
 
     def answers(self) -> tuple[Answer, ...]:
         """Run, hand out what is seen, and return what the model said to each sequence."""
@@ -175,6 +177,7 @@ class Forward:
             step=step,
             members=tuple((self._member(step, row), sink) for row, sink in enumerate(self.sinks)),
             waits=self.device != "cpu",
+            arena=self.arena,
             last=self.end[1] if self.end and step == self.plan.decode_steps else None,
         )
         output = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.manifest import runs
+from pytest_falsify.engines.arena import ALIGNMENT, Arena
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MASKS = {"attn_softmax": "zero"}
 CACHES = frozenset({"k_cache", "v_cache"})
-_ALIGNMENT = 64
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the last planned site has been seen
@@ -110,12 +110,14 @@ class HandOut:
         members: the sequences that are watched, each with who takes its tensors.
         waits: keep copies on the device until ``finish``.
         last: after how many stages and layers nothing more is wanted; None: the step runs through.
+        arena: where copies on the host are kept.
     """
 
     step: int
     members: tuple[tuple[Member, Sink], ...]
     waits: bool = False
     last: int | None = None
+    arena: Arena = field(default_factory=Arena)
     _waiting: list[_Waiting] = field(default_factory=list)
     _seen: int = 0
 
@@ -154,7 +156,7 @@ class HandOut:
         if self.waits:
             self._waiting.append(_Waiting(_copy(part), take))
         else:
-            take(as_numpy(part if borrows(sink) else _copy(part)))
+            take(as_numpy(part if borrows(sink) else self.arena.copy(part)))
 
 
 def borrows(sink: Sink) -> bool:
@@ -184,7 +186,7 @@ def to_host(tensors: list[torch.Tensor]) -> list[Array]:
         return []
     starts = [0]
     for each in tensors:
-        starts.append(starts[-1] + -(-each.nbytes // _ALIGNMENT) * _ALIGNMENT)
+        starts.append(starts[-1] + -(-each.nbytes // ALIGNMENT) * ALIGNMENT)
     is_cuda = tensors[0].is_cuda
     buffer = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=is_cuda)
     places = [
