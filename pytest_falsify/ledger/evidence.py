@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_falsify.canonical import digest
@@ -123,11 +124,21 @@ class Digests:
             LedgerError: when a member is neither a digest nor ``disputed``.
         """
         data = as_object(value, "a set of digests")
-        exact_keys(data, "a set of digests", optional=_DIGESTS)
-        for name, each in data.items():
-            if each != DISPUTED:
-                _check_digest(name, each)
-        return cls(**data)
+        try:
+            return _read_digests(tuple(data.items()))
+        except TypeError:  # a value that cannot be hashed is no digest
+            return _read_digests.__wrapped__(tuple(data.items()))
+
+
+@lru_cache(maxsize=4096)
+def _read_digests(items: tuple[tuple[str, Any], ...]) -> Digests:
+    """Read digests; the falsifiers of one target mostly have the same ones."""
+    data = dict(items)
+    exact_keys(data, "a set of digests", optional=_DIGESTS)
+    for name, each in items:
+        if each != DISPUTED:
+            _check_digest(name, each)
+    return Digests(**data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
