@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,13 @@ MOST_GROUPS = 512
 CONFIDENCE = 0.95
 
 
+@lru_cache(maxsize=8)
 def draws(rows: int, seed: int) -> Array:
     """Return how often each group of rows is drawn in each resample: (RESAMPLES, groups)."""
     groups = min(rows, MOST_GROUPS)
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn: Array = generator.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    drawn.flags.writeable = False  # it is kept: sites of one shape are drawn alike
     return drawn
 
 
