@@ -51,7 +51,7 @@ NOISES = ("float32", "bfloat16", "quantised")
 TOKENS = 32
 TWO_FAULTS = 0.1
 """The part of the cases that have a second fault, independent of the first."""
-VISIBLE, COSINE = 3.0, 0.999
+VISIBLE, NEAR, COSINE = 3.0, 10.0, 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +285,16 @@ def tell(cases: list[Case]) -> None:
         f"faults outside the table that were given no name: "
         f"{share(len(silent), len(other)).strip()}"
     )
-    accused = [each for each in unseen if each.guilty - each.truth]
+    near = [each for each in seen if each.visibility < NEAR]
     print(
-        f"effect below {VISIBLE:g} floors: {len(unseen)}, of which "
-        f"{len(accused)} accused another site"
+        f"of the {len(near)} cases below {NEAR:g} floors (c): "
+        f"{share(sum(each.guilty == each.truth for each in near), len(near)).strip()}"
+    )
+    accused = [each for each in unseen if each.guilty - each.truth]
+    caught = [each for each in unseen if each.guilty == each.truth]
+    print(
+        f"effect below {VISIBLE:g} floors: {len(unseen)}; {len(caught)} blamed rightly (by one "
+        f"row or their scale), {len(accused)} on another site, the others on nobody"
     )
     print(
         "forwards of the subject within the budget: "

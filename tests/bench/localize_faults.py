@@ -73,6 +73,10 @@ class Choice:
         """Return one of some stages that the subject has."""
         return str(self.random.choice([each for each in names if each in self.stages]))
 
+    def size(self, smallest: float, largest: float) -> float:
+        """Return a size drawn from 10^smallest to 10^largest, as many in each decade."""
+        return float(10 ** self.random.uniform(smallest, largest))
+
     def after(self, stage: str, change: Callable[[Tensor], Tensor]) -> Operations:
         """Return a stage's right operation with something done to its result."""
         right = self.operations[stage]
@@ -237,7 +241,7 @@ def _padding(_choice: Choice) -> Operations:
 
 def _scale(choice: Choice) -> Operations:
     stage = choice.one_of("attn_norm", "attn_out", "ffn_norm", "ffn_up", "ffn_out")
-    factor = float(choice.random.choice([0.97, 1.03, 1.5, 1.01]))
+    factor = 1 + choice.size(-7, 0)
     return choice.after(stage, lambda value: value * factor)
 
 
@@ -260,7 +264,7 @@ def _score_scale(_choice: Choice) -> Operations:
 
 def _offset(choice: Choice) -> Operations:
     stage = choice.one_of("attn_out", "ffn_up", "ffn_out", "ffn_gate", "post_ffn_residual")
-    part = float(choice.random.choice([0.05, 0.2]))
+    part = choice.size(-6, 0)
     return choice.after(stage, lambda value: value + part * value.float().std().to(value.dtype))
 
 
@@ -447,6 +451,18 @@ def _bad_token(choice: Choice) -> Operations:
     return choice.after(stage, spoilt)
 
 
+def _noisy(choice: Choice) -> Operations:
+    """Lose digits, as a product does that is added up in too narrow a dtype."""
+    stage = choice.one_of(*LINEAR, "attention", "qkv_matmul")
+    size, seed = choice.size(-7, -1), int(choice.random.integers(1 << 30))
+
+    def disturbed(value: Tensor) -> Tensor:
+        drawn = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
+        return (value.double() * (1 + size * drawn.double())).to(value.dtype)
+
+    return choice.after(stage, disturbed)
+
+
 def _clipped(choice: Choice) -> Operations:
     """Saturate at a bound that most values keep."""
     stage = choice.one_of("ffn_gate", "ffn_swigl", "ffn_up")
@@ -523,6 +539,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="dead channels", make=_dead_channels),
     Fault(name="one bad token", make=_bad_token),
     Fault(name="clipped", make=_clipped),
+    Fault(name="digits lost", make=_noisy),
     Fault(name="sign of a channel", make=_sign),
     Fault(name="softmax before mask", make=_not_normalised),
     Fault(name="last norm missing", make=_final_norm, outside=True),
