@@ -39,19 +39,19 @@ def read_sides(
     Raises:
         FalsifyError: when one cannot be read, or they are not of one population.
     """
+    steps = parse_alignments(align or {})
     found = {
-        role: read_captures(path, ignore_unknown=ignore_unknown, any_axes=role in (align or {}))
+        role: read_captures(path, ignore_unknown=ignore_unknown, any_axes=role in steps)
         for role, path in paths.items()
     }
     notes = [note for role, each in found.items() for note in _notes(role, each)]
     settled = dict(zip(found, agreed(list(found.values())), strict=True))
     notes += _cuts(found, settled)
-    steps = parse_alignments(align or {})
     settled = aligned(settled, steps)
-    untouched = {role: each for role, each in found.items() if role not in (align or {})}
+    untouched = {role: each for role, each in found.items() if role not in steps}
     notes += _head_major(untouched, settled)
     notes += [
-        f"the {role} is brought into shape by {len(align[role])} steps" for role in align or {}
+        f"the {role} is brought into shape, {len(each)} steps" for role, each in steps.items()
     ]
     return settled, tuple(notes)
 

@@ -9,7 +9,7 @@ from pytest_falsify.compare.alignment import WORDS
 from pytest_falsify.compare.metrics import METRICS
 
 PAGE = Path(__file__).parents[3] / "docs" / "checks.md"
-BEGIN = "<!-- from here on: made of the schemas by tests/unit/checks/test_checks_documented.py -->\n"
+BEGIN = "<!-- made of the schemas by tests/unit/checks/test_checks_documented.py -->\n"
 
 
 def table(header, rows):
@@ -19,10 +19,8 @@ def table(header, rows):
 
 def spelled(schema):
     """Return in words what a parameter may be."""
-    if "enum" in schema:
-        return ", ".join(f"`{each}`" for each in schema["enum"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
+    if words := schema.get("enum", [schema["const"]] if "const" in schema else None):
+        return ", ".join(f"`{each}`" for each in words)
     if choices := schema.get("oneOf", schema.get("anyOf") if "type" not in schema else None):
         return " or ".join(dict.fromkeys(map(spelled, choices)))
     words = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}"}
@@ -33,10 +31,8 @@ def spelled(schema):
         case "object":
             keys = ", ".join(f"`{name}`" for name in schema.get("properties", {}))
             return f"mapping of {keys}" if keys else "mapping"
-        case str(kind):
-            return " ".join(filter(None, [kind, bounds]))
-        case _:
-            return "value"
+        case kind:
+            return " ".join(filter(None, [kind or "value", bounds]))
 
 
 def section(kind):
@@ -51,7 +47,8 @@ def section(kind):
         ]
         for name, schema in found.parameters.items()
     ]
-    lacking = f"At least one of {' and '.join(f'`{each}`' for each in either)} must stand there.\n\n"
+    names = " and ".join(f"`{each}`" for each in either)
+    lacking = f"At least one of {names} must stand there.\n\n"
     return (
         f"\n## `{kind}`\n\n{summary}\n\n"
         + (lacking if either else "")
