@@ -7,7 +7,7 @@ RUN := PYTHONHASHSEED=0 $(BIN)/python -m
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help falsify falsify-live test demo lint format clean
+.PHONY: help gpu falsify falsify-live test demo lint format clean
 
 help:
 	@echo "make falsify   run this project's own contracts on a real model"
@@ -15,7 +15,8 @@ help:
 	@echo "make test      run the test suite"
 	@echo "make demo      see a claim refuted on purpose"
 	@echo "make lint      ruff, mypy, import-linter"
-	@echo "make bench-X   print the table of tests/bench/bench_X.py: startup, contracts, compare,"
+	@echo "make gpu       what needs a CUDA device: its tests, and the bench of captures"
+	@echo "make bench-X   print the table of tests/bench/bench_X.py: startup, contracts, capture, compare,"
 	@echo "               detect, disaggregation, localize, reliability, routing (docs/performance.md)"
 
 $(VENV)/installed: pyproject.toml ci/constraints.txt
@@ -65,6 +66,11 @@ $(VENV)/linted: $(VENV)/installed
 
 bench-%: $(VENV)/installed
 	$(BIN)/python tests/bench/bench_$*.py $(BENCH_ARGS)
+
+# On a machine with a CUDA device; the figures belong into docs/gpu.md.
+gpu: $(VENV)/installed
+	$(RUN) pytest -m gpu tests/gpu
+	$(BIN)/python tests/bench/bench_capture.py --device cuda $(BENCH_ARGS)
 
 lint: $(VENV)/linted
 	$(BIN)/ruff check .

@@ -32,8 +32,8 @@ DIMS = f"{TOKENS} {PROJECTED}"
 RELATIVE_ERROR = 1 / sqrt(PROJECTIONS)
 """One standard deviation of the estimated relative L2 error of one token, relative to the truth.
 
-It is that of a ratio of two lengths, each known to 1 / sqrt(2 * projections); of a tensor it is
-smaller, as far as its tokens differ."""
+To first order it is that of a ratio of two lengths, each known to 1 / sqrt(2 * projections); of a
+tensor it is smaller, as far as its tokens differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,73 @@
+"""Copies that are kept together: equal, apart, in few blocks, and freed with the last of them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from pytest_falsify.engines import arena as arena_module  # noqa: E402
+from pytest_falsify.engines.arena import LARGEST, SMALLEST, Arena  # noqa: E402
+from pytest_falsify.engines.handout import as_numpy  # noqa: E402
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """The sizes of the blocks that are made, each with a weak reference."""
+    made = []
+    usual = np.empty
+
+    def empty(count, dtype):
+        block = usual(count, dtype)
+        made.append((count, weakref.ref(block)))
+        return block
+
+    monkeypatch.setattr(arena_module.np, "empty", empty)
+    return made
+
+
+def test_copies_have_the_bits_of_the_tensor_and_memory_of_their_own():
+    arena = Arena()
+    sources = [torch.arange(5), torch.randn(3, 4).T, torch.randn(7).bfloat16(), torch.zeros(0, 3)]
+
+    copies = [arena.copy(each) for each in sources]
+
+    for source, copy in zip(sources, copies, strict=True):
+        assert torch.equal(source, copy)
+        assert copy.is_contiguous()
+        assert copy.data_ptr() % copy.element_size() == 0
+    copies[0].fill_(9)
+    assert torch.equal(sources[2], copies[2])
+
+
+def test_blocks_grow_and_a_tensor_that_is_larger_gets_its_own(blocks):
+    arena = Arena()
+    kept = [arena.copy(torch.zeros(SMALLEST // 8)) for _ in range(60)]
+    kept.append(arena.copy(torch.zeros(LARGEST // 2)))
+
+    sizes = [size for size, _ in blocks]
+    assert sizes == [
+        SMALLEST << 0,
+        SMALLEST << 1,
+        SMALLEST << 2,
+        LARGEST,
+        LARGEST,
+        LARGEST,
+        LARGEST * 2,
+    ]
+    assert len(kept) == 61
+
+
+def test_a_block_lives_as_long_as_an_array_of_it_and_no_longer(blocks):
+    arrays = [as_numpy(Arena().copy(torch.ones(8)))]
+    gc.collect()
+    assert blocks[0][1]() is not None
+    assert arrays[0].sum() == 8
+
+    arrays.clear()
+    gc.collect()
+    assert blocks[0][1]() is None
