@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 
 help:
 	@echo "make falsify   run this project's own contracts on a real model"
-	@echo "make falsify-live   two other engines on a real model: llama.cpp and ONNX Runtime"
+	@echo "make falsify-live   a real model: llama.cpp, ONNX Runtime, and served by two workers"
 	@echo "make test      run the test suite"
 	@echo "make demo      see a claim refuted on purpose"
 	@echo "make lint      ruff, mypy, import-linter"
@@ -49,6 +49,7 @@ $(LIVE_MODEL): $(VENV)/installed
 falsify-live: $(VENV)/live $(LIVE_MODEL)
 	$(RUN) pytest --falsify contracts/smollm2-llama-cpp-v1.yaml
 	$(RUN) pytest --falsify contracts/smollm2-onnxruntime-v1.yaml
+	$(RUN) pytest --falsify contracts/disaggregation-v1.yaml -m live
 	$(RUN) pytest tests/live -m live
 
 # The claim is refuted: pytest ends with status 1, and any other status is an error here.

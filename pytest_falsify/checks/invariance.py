@@ -137,7 +137,7 @@ class Invariance:
             "description": "how many sequences a batch has; 3",
         },
         "block": {**_COUNT, "description": "how many tokens a block of the cache has; 16"},
-        "poison": {**POISON, "description": "what unused slots hold; 10,000"},
+        "poison": {**POISON, "description": "of `canaries`: what unused slots hold; 10,000"},
         "expect": LIMITS_SCHEMA,
         "inputs": OBSERVED["inputs"],
     }
