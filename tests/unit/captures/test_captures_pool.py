@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pytest_falsify.captures.pool import CapturePool
 from pytest_falsify.captures.record import record
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.errors import CaptureError
+from pytest_falsify.stages.vocabulary import Site
 
 
 class Counting:
@@ -129,3 +131,23 @@ def test_models_are_loaded_once_and_the_oldest_is_given_up(monkeypatch):
         pool.session(target, spec, root=Path(), device="cpu")
 
     assert loaded == ["./a", "./b", "./c", "./a"]
+
+
+def test_a_capture_whose_run_ended_early_does_not_serve_who_asks_for_the_answer():
+    class Stopping(Counting):
+        def run(self, inputs, plan, sink):
+            answer = super().run(inputs, plan, sink)
+            return answer if plan.needs_answer else replace(answer, logits=(), stopped_at=LAST)
+
+    pool, session = CapturePool(), Stopping()
+    part = Plan(stages=("attn_out",), needs_answer=False)
+    assert pool.capture(session, PROMPT, part).logits == ()
+    assert pool.capture(session, PROMPT, part).logits == ()
+    assert len(session.runs) == 1
+
+    assert len(pool.capture(session, PROMPT, Plan(stages=("embedding",))).logits) == 1
+    assert len(pool.capture(session, PROMPT, part).logits) == 1
+    assert [each.stages for each in session.runs] == [("attn_out",), ("embedding", "attn_out")]
+
+
+LAST = Site(0, 2, "attn_out")
