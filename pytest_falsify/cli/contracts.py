@@ -13,7 +13,12 @@ import click
 
 from pytest_falsify._items import named_tests
 from pytest_falsify._loading import entry_facts, load, vocabulary
-from pytest_falsify.cli.shared import contract_files, contracts_option, evidence_option
+from pytest_falsify.cli.shared import (
+    contract_files,
+    contracts_option,
+    evidence_option,
+    in_project,
+)
 from pytest_falsify.contracts.lint.baseline import beyond, read_baseline, write_baseline
 from pytest_falsify.contracts.lint.render import as_github, as_json, as_text
 from pytest_falsify.contracts.lint.run import LintReport
@@ -62,10 +67,11 @@ def lint(
     Status 1 when an error is found. Severities stand in [tool.pytest-falsify.lint] of
     pyproject.toml, by rule: error, warning, note or off; docs/lint/ has a page for each rule.
     """
-    root = Path.cwd()
+    folder = in_project(Path("contracts"))
+    root = folder.absolute().parent
     settings = _settings(root / "pyproject.toml")
     file = baseline or _named_baseline(settings, root)
-    files = list(contract_files(paths or (Path("contracts"),)))
+    files = list(contract_files(paths or (folder,)))
     report = linted(
         files,
         vocabulary=vocabulary(),
