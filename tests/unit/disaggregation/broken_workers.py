@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 PREFILL, TRANSFER, DECODE = "prefill", "transfer", "decode"
-BLOCK = 4
+BLOCK = 2
 LAYER = 1
 
 

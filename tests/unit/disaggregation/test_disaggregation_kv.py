@@ -55,8 +55,8 @@ def test_in_a_window_too(families, fault):
 def test_the_place_is_named_by_layer_head_and_position(bench):
     _, options = FAULTS["dropped block"]
     (reason,) = judge(bench, with_fault({}, options)).reasons
-    assert "transfer/1/k_cache: head 0, position 4" in reason
-    assert "(64 values are beyond)" in reason  # 2 heads x 4 tokens x 8 channels
+    assert "transfer/1/k_cache: head 0, position 2" in reason
+    assert "(32 values are beyond)" in reason  # 2 heads x 2 tokens x 8 channels
 
 
 def test_noise_may_take_the_place_of_limits(bench):
