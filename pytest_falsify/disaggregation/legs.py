@@ -125,7 +125,8 @@ def excess(subject: Capture, site: Site, received: CapturedTensor) -> Excess | N
     sent = subject.tensors[replace(site, step=0)]
     if sent.positions != received.positions or sent.array.shape != received.array.shape:
         return Excess(site=site, head=0, position=None, error=np.inf, allowed=0.0, count=0)
-    bound = transfer_of(subject).bound(sent.array, received.array)
+    transfer = transfer_of(subject)
+    bound = transfer.bound(sent.array, received.array)
     x, y = (each.array.astype(np.float64) for each in (sent, received))
     is_bounded = np.isfinite(x).all(axis=(0, 2), keepdims=True)
     with np.errstate(invalid="ignore"):
@@ -141,7 +142,8 @@ def excess(subject: Capture, site: Site, received: CapturedTensor) -> Excess | N
             allowed=float(bound[place, head, channel]),
             count=int(is_beyond.sum()),
         )
-    return _scaled(site, x, y, bound, is_bounded.reshape(-1))
+    coded = transfer.codec.bound(x)
+    return _scaled(site, (x, y), (coded, bound - coded), is_bounded.reshape(-1))
 
 
 def transfer_of(subject: Capture) -> Transfer:
@@ -171,22 +173,32 @@ def was_changed(subject: Capture) -> Site | None:
     return None
 
 
-def _scaled(site: Site, x: Array, y: Array, bound: Array, is_bounded: Array) -> Excess | None:
+def _scaled(
+    site: Site, values: tuple[Array, Array], bounds: tuple[Array, Array], is_bounded: Array
+) -> Excess | None:
     """Return the first head whose best-fit scale is further from 1 than roundings explain.
 
     Roundings to nearest within +-b have a variance of at most b^2 / 3, and independent ones a mean
     of (2b)^2 / 12 relative to where the density of the values slopes; thrice that is allowed.
-    Equal rows are rounded equally and count once.
+    Equal rows are rounded equally and count once. What the receiver rounds again lies on the
+    codec's few levels, each rounded one way: no independence is taken for granted there.
+
+    Args:
+        site: where they arrived.
+        values: what was sent and what arrived, (tokens, heads, channels).
+        bounds: of the codec, and of the receiver's own rounding.
+        is_bounded: the heads that can be judged.
     """
+    x, y = values
     for head in np.flatnonzero(is_bounded):
         chosen = np.unique(x[:, head], axis=0, return_index=True)[1]
-        sent, error, allowed = (each[chosen, head] for each in (x, y - x, bound))
+        sent, error, coded, again = (each[chosen, head] for each in (x, y - x, *bounds))
         energy = float((sent**2).sum())
         if energy == 0:
             continue
         drift = float((sent * error).sum()) / energy
-        noise = SIGMAS * float(np.sqrt((sent**2 * allowed**2).sum() / 3)) / energy
-        limit = noise + float((allowed**2).sum()) / energy
+        noise = SIGMAS * float(np.sqrt((sent**2 * coded**2).sum() / 3))
+        limit = (noise + float((coded**2).sum()) + float((np.abs(sent) * again).sum())) / energy
         if not abs(drift) <= limit:
             return Excess(
                 site=site, head=int(head), position=None, error=drift, allowed=limit, count=0
