@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_falsify.disaggregation.carriers import Ticket
     from pytest_falsify.disaggregation.process import Shown
     from pytest_falsify.engines.base import Sink
+    from pytest_falsify.stages.vocabulary import Site
 
 LEGS = ("prefill", "transfer", "decode")
 _SHARED = {
@@ -180,6 +181,10 @@ class DisaggregatedSession:
     def on_request(self) -> tuple[str, ...]:
         """The canonical stages that are shown when they are asked for by name."""
         return self.prefill.session.on_request
+
+    def has(self, site: Site) -> bool:
+        """Tell whether the model has a site: its layers may be of different kinds."""
+        return self.prefill.session.has(site)
 
     def identity(self) -> Identity:
         """Return what runs here."""

@@ -218,10 +218,20 @@ class Worker:
             return ran
 
         with ExitStack() as stack:
-            for layer, module in enumerate(self.session.model.model.layers if on_layer else ()):
+            for layer in range(self.session.layer_count if on_layer else 0):
                 if on_layer:
-                    stack.callback(module.register_forward_hook(hook(layer, on_layer)).remove)
+                    handle = self._attention(layer).register_forward_hook(hook(layer, on_layer))
+                    stack.callback(handle.remove)
             yield
+
+    def _attention(self, layer: int) -> Any:
+        """Return the module after which the cache of a layer is complete."""
+        name = self.session.visible.family.attention.format(i=layer)
+        try:
+            return self.session.model.get_submodule(name)
+        except AttributeError as error:
+            msg = f"the model has no {name}, so its cache cannot be streamed"
+            raise CaptureError(msg, remedy="leave `streamed` out") from error
 
 
 def show(layers: Sequence[LayerCache], step: int, plan: Plan, sink: Sink) -> None:
