@@ -138,6 +138,7 @@ class Forward:
         watch: where the planned sites are observed; None: nowhere.
         sinks: who takes the tensors of the first sequences; nobody takes those of the others.
         end: the last planned site, if the run may end there, and how many there are in its step.
+        arena: where copies are kept.
     """
 
     model: Any
@@ -151,6 +152,7 @@ class Forward:
 
     def answers(self) -> tuple[Answer, ...]:
         """Run, hand out what is seen, and return what the model said to each sequence."""
+        self.arena.begin()
         said = [_Said(inputs=each) for each in self.batch.rows]
         fed = self.batch.filled(PADDING, [each.tokens for each in self.batch.rows])
         cache = None

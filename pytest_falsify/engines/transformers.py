@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.activations import Q8, round_activations
+from pytest_falsify.engines.arena import Arena
 from pytest_falsify.engines.checkpoint import load_model
 from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
 from pytest_falsify.engines.grafting import written
@@ -157,6 +158,7 @@ class TransformersSession:
     device: str
     rounding: Rounding | None = None
     writes: Mapping[Site, Write] = field(default_factory=dict)
+    arena: Arena = field(default_factory=Arena)
     understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
     is_identity_complete: ClassVar[bool] = True
 
@@ -243,6 +245,7 @@ class TransformersSession:
             watch=self.watch(plan),
             sinks=sinks,
             end=self._end(plan),
+            arena=self.arena,
         )
         with self.computing():
             return forward.answers()

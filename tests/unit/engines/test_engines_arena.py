@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,14 +18,14 @@ from pytest_falsify.engines.handout import as_numpy  # noqa: E402
 def blocks(monkeypatch):
     """The sizes of the blocks that are made, each with a weak reference."""
     made = []
-    usual = np.empty
+    usual = arena_module._fresh
 
-    def empty(count, dtype):
-        block = usual(count, dtype)
-        made.append((count, weakref.ref(block)))
-        return block
+    def fresh(size):
+        memory = usual(size)
+        made.append((size, weakref.ref(memory)))
+        return memory
 
-    monkeypatch.setattr(arena_module.np, "empty", empty)
+    monkeypatch.setattr(arena_module, "_fresh", fresh)
     return made
 
 
@@ -71,3 +70,35 @@ def test_a_block_lives_as_long_as_an_array_of_it_and_no_longer(blocks):
     arrays.clear()
     gc.collect()
     assert blocks[0][1]() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_memory_is_used_again_once_no_array_holds_it_and_never_before(blocks, dtype):
+    arena, source = Arena(), torch.ones(SMALLEST // 16, dtype=dtype)
+
+    def run(value):
+        arena.begin()
+        return as_numpy(arena.copy(source * value)).reshape(2, -1)[1]
+
+    held, dropped = run(1), run(2)
+    again = [run(3)]
+    assert len(blocks) == 3
+    del dropped
+    again += [run(4)]
+
+    assert len(blocks) == 3
+    assert [float(each[-1]) for each in (held, *again)] == [1, 3, 4]
+
+
+def test_what_is_kept_for_later_is_bounded(blocks, monkeypatch):
+    monkeypatch.setattr(arena_module, "MOST_KEPT", 3 * SMALLEST)
+    arena = Arena()
+    kept = []
+    for _ in range(6):
+        arena.begin()
+        kept.append(arena.copy(torch.ones(8)))
+
+    kept.clear()
+    gc.collect()
+
+    assert sum(each() is not None for _, each in blocks) <= 3
