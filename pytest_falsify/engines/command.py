@@ -16,7 +16,7 @@ from pytest_falsify.engines.prefill import UNDERSTANDS, Seen, run_by_prefill
 from pytest_falsify.engines.process import Finished, run
 from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.engines.tokenizer import encode
-from pytest_falsify.engines.written import logits_of, read_written
+from pytest_falsify.engines.written import FORMATS, logits_of, read_written
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
 from pytest_falsify.stages.vocabulary import STAGES, Site, canonical
 
@@ -64,6 +64,7 @@ class CommandEngine:
             "description": "the folder that it writes to, relative to the working directory, where "
             "it cannot be told by {out}",
         },
+        "format": {"enum": sorted(FORMATS), "description": "what it writes; any, when left out"},
         "layer_count": {
             "type": "integer",
             "minimum": 1,
@@ -275,5 +276,10 @@ class CommandSession:
             out.mkdir()
             written, since = self.program.written_by(values, out)
             return read_written(
-                written, sites, tokens=tokens, dimensions=self.dimensions, since_ns=since
+                written,
+                sites,
+                tokens=tokens,
+                dimensions=self.dimensions,
+                since_ns=since,
+                form=self.program.options.get("format"),
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_falsify.captures.aprt import SUFFIX as APRT_SUFFIX
 from pytest_falsify.captures.capture import CapturedTensor
-from pytest_falsify.captures.folder import TENSOR_SUFFIXES, read_captures
+from pytest_falsify.captures.folder import read_captures
 from pytest_falsify.captures.unstated import FLAT, LAST_TOKEN_STAGES, TOKENS, states_inputs
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pytest_falsify.engines.dimensions import Dimensions
     from pytest_falsify.stages.vocabulary import Site
 
-SUFFIXES = (APRT_SUFFIX, *TENSOR_SUFFIXES)
+FORMATS = {"aprt": APRT_SUFFIX, "npy": ".npy", "safetensors": ".safetensors"}
+SUFFIXES = tuple(FORMATS.values())
 MASKS = {"attn_softmax": "zero"}
 _MOST_LISTED = 5
 
@@ -33,6 +34,7 @@ def read_written(
     tokens: tuple[int, ...],
     dimensions: Dimensions | None,
     since_ns: int,
+    form: str | None = None,
 ) -> dict[Site, CapturedTensor]:
     """Return the tensors of some sites, each proven to be of this run as far as can be told.
 
@@ -42,12 +44,13 @@ def read_written(
         tokens: what it was fed.
         dimensions: the sizes of the model; None: the tensors stay as flat as they are.
         since_ns: when it was started, by the clock of the file system.
+        form: the format that it promised, one of ``FORMATS``; None: any.
 
     Raises:
         CaptureError: when a site is missing, a file is older than the run or states another
             input, or a tensor has not the size that the model and the tokens ask for.
     """
-    _must_be_new(folder, since_ns)
+    _must_be_new(folder, since_ns, SUFFIXES if form is None else (FORMATS[form],))
     found = read_captures(folder, ignore_unknown=True)
     if states_inputs(found) and found.inputs.tokens != tokens:
         msg = f"what it wrote is of {len(found.inputs.tokens)} other tokens"
@@ -70,11 +73,11 @@ def _copy(tensor: CapturedTensor) -> CapturedTensor:
     return replace(tensor, array=np.array(tensor.array))
 
 
-def _must_be_new(folder: Path, since_ns: int) -> None:
-    files = [each for each in folder.rglob("*") if each.suffix in SUFFIXES]
+def _must_be_new(folder: Path, since_ns: int, suffixes: tuple[str, ...]) -> None:
+    files = [each for each in folder.rglob("*") if each.suffix in suffixes]
     if not files:
         msg = "the program wrote no tensors"
-        raise CaptureError(msg, path=folder, expected=f"files that end in {', '.join(SUFFIXES)}")
+        raise CaptureError(msg, path=folder, expected=f"files that end in {', '.join(suffixes)}")
     stale = sorted(each for each in files if each.stat().st_mtime_ns < since_ns)
     if stale:
         msg = f"{len(stale)} files are stale, written before this run"

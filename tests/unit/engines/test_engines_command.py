@@ -128,6 +128,14 @@ def test_safetensors_and_npy_are_read_too(qwen2_tiny):
     np.testing.assert_array_equal(seen.tensors[Site(0, None, "embedding")].array, values)
 
 
+def test_a_format_that_was_promised_is_the_one_that_is_read(qwen2_tiny):
+    seen = record(fake(qwen2_tiny, write(EMBEDDING), format="aprt"), PROMPT, ONLY_EMBEDDING)
+
+    assert len(seen.tensors) == 1
+    with pytest.raises(CaptureError, match="wrote no tensors"):
+        record(fake(qwen2_tiny, write(EMBEDDING), format="npy"), PROMPT, ONLY_EMBEDDING)
+
+
 OLD = f"{EMBEDDING}\nimport os\nos.utime(out / 'embedding.bin', (1, 1))"
 SHORT = f"(out / 'embedding.bin').write_bytes({APRT.format(layer=0xFFFFFFFF, count=5 * 128)})"
 LYING = f"(out / 'embedding.bin').write_bytes(({APRT.format(layer=0xFFFFFFFF, count=768)})[:-4])"
