@@ -1,6 +1,7 @@
 """Which operation is blamed for a planted fault: ours, and the two habits of the field.
 
     OMP_NUM_THREADS=1 python tests/bench/bench_localize.py [--cases 660] [--honest 200] [--seed 7]
+        [--faults "scale,offset"]
 
 The subject is a decoder in plain torch (localize_subject.py); a fault is another operation in the
 place of one of its own (localize_faults.py), so it spreads through the run. Models are tiny: one
@@ -220,9 +221,10 @@ def honest(family: str, noise: str, seed: int) -> tuple[str, Chain, Chain]:
     return f"{family} {here.regime}", build(here.evaluator, subject), zoomed.chain
 
 
-def plans(count: int, seed: int) -> list[tuple[str, str, Fault, int]]:
+def plans(count: int, seed: int, names: str = "") -> list[tuple[str, str, Fault, int]]:
     """Return cases: every fault in every family and noise in turn, until there are enough."""
-    grid = [(fault, family, noise) for fault in FAULTS for noise in NOISES for family in FAMILIES]
+    chosen = [each for each in FAULTS if not names or each.name in names.split(",")]
+    grid = [(fault, family, noise) for fault in chosen for noise in NOISES for family in FAMILIES]
     order = np.random.default_rng(seed).permutation(len(grid))
     turns = [grid[order[each % len(grid)]] for each in range(count)]
     return [
@@ -325,11 +327,12 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=660)
     parser.add_argument("--honest", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--faults", default="", help="kinds with commas between; all by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     begun = time.process_time()
-    made = (faulty(*each) for each in plans(options.cases, options.seed))
+    made = (faulty(*each) for each in plans(options.cases, options.seed, options.faults))
     cases = [each for each in made if each is not None]
     if cases:
         tell(cases)
