@@ -160,7 +160,11 @@ class TransformersSession:
     writes: Mapping[Site, Write] = field(default_factory=dict)
     arena: Arena = field(default_factory=Arena)
     understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
-    is_identity_complete: ClassVar[bool] = True
+
+    @property
+    def is_identity_complete(self) -> bool:
+        """Whether the identity covers all that decides the numbers; it says nothing of writes."""
+        return not self.writes
 
     @property
     def layer_count(self) -> int:
