@@ -108,18 +108,20 @@ class Case:
     is_faulty: bool
 
 
-def cases(which: str, *, faulty: int, most: int) -> Iterator[Case]:
+def cases(which: str, *, faulty: int, skip: int, most: int) -> Iterator[Case]:
     """Yield each text with the captures of its runs on it: all, or those of one pair.
 
     Args:
         which: the set of texts.
         faulty: for how many of them the run that faults are planted in is wanted as well.
+        skip: how many texts to leave out first.
         most: how many texts at most.
     """
     loaded = sessions()
-    for index, (name, text) in enumerate(list(texts(which).items())[:most]):
+    chosen = list(texts(which).items())[skip : skip + most]
+    for index, (name, text) in enumerate(chosen):
         ids = tuple(loaded[ORACLE].encode(text)[:TOKENS])
-        honest = HONEST[index % len(HONEST) :][:1] if which == INDEPENDENT else HONEST
+        honest = HONEST[(skip + index) % len(HONEST) :][:1] if which == INDEPENDENT else HONEST
         wanted = {ORACLE, *honest, *(control_of(each) for each in honest)}
         wanted |= {FAULTY, control_of(FAULTY)} if index < faulty else set()
         runs = {run: captured(loaded[run], name, ids) for run in RUNS if run in wanted}
@@ -308,12 +310,15 @@ def main() -> None:
     parser.set_defaults(texts=INDEPENDENT)
     parser.add_argument("--faulty", type=int, default=10, help="texts that faults are planted in")
     parser.add_argument("--most", type=int, default=1000, help="texts to use at most")
+    parser.add_argument("--skip", type=int, default=0, help="texts to leave out first")
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     peers, absent = ({}, ()) if arguments.no_peers else load_peers()
     tally = Tally(peers)
-    found = cases(arguments.texts, faulty=arguments.faulty, most=arguments.most)
+    found = cases(
+        arguments.texts, faulty=arguments.faulty, skip=arguments.skip, most=arguments.most
+    )
     for case in found:
         tally.honest(case)
         if case.is_faulty:
