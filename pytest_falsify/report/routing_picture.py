@@ -252,9 +252,9 @@ def _loads(frame: _Frame, routing: Routing, top: float) -> Iterator[str]:
     every = max(1, round(28 / frame.load_cell))
     bottom = top + frame.map_height
     for expert in range(frame.experts):
-        place = f'x="{LEFT + expert * frame.load_cell:.1f}" y="{bottom + 6:.1f}"'
+        corner = f'x="{LEFT + expert * frame.load_cell:.1f}" y="{bottom + 6:.1f}"'
         fill = colour(expert, frame.experts)
-        yield f'<rect {place} width="{frame.load_cell - 0.6:.1f}" height="6" fill="{fill}"/>'
+        yield f'<rect {corner} width="{frame.load_cell - 0.6:.1f}" height="6" fill="{fill}"/>'
         if expert % every == 0:
             x = LEFT + (expert + 0.5) * frame.load_cell
             yield text(x, bottom + 2 * LINE - 4, str(expert), "faint", "middle")
