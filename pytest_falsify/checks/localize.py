@@ -23,6 +23,7 @@ from pytest_falsify.checks.base import (
 from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusive
+from pytest_falsify.compare.comparison import compare_captures
 from pytest_falsify.compare.noise import Judgement, judge_site
 from pytest_falsify.errors import CaptureError, ContractError
 from pytest_falsify.ledger.evidence import Outcome
@@ -364,12 +365,6 @@ def _pair(found: _Found, expectation: Expectation) -> Pair:
     return Pair(
         subject=replace(found.subject, tensors=tensors, missing=()),
         oracle=replace(found.subject, tensors=expected, missing=()),
-        compare=_compared,
+        compare=compare_captures,
         refutes=refutes,
     )
-
-
-def _compared(subject: Capture, oracle: Capture) -> Comparison:
-    from pytest_falsify.compare.comparison import compare_captures
-
-    return compare_captures(subject, oracle)
