@@ -259,7 +259,7 @@ class Run:
         def change(before: Ledger | None) -> Ledger:
             return fold(before, contract.id, entries, observed)
 
-        known = read(path) if self.mode == "update" else None
+        known = read(path, any_words=True) if self.mode == "update" else None
         if self.mode == "update" and self._is_idle(known, contract, observed):
             before, after = known, change(known)
             became = "unchanged" if known else "not written, for nothing was observed"

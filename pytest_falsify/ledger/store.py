@@ -48,14 +48,18 @@ def ledger_path(folder: Path, contract: str) -> Path:
     return folder / f"{contract}.json"
 
 
-def read(path: Path) -> Ledger | None:
+def read(path: Path, *, any_words: bool = False) -> Ledger | None:
     """Return the ledger in a file, or None when there is no file.
+
+    Args:
+        path: the ledger's file.
+        any_words: accept another wording of ``because``; see ``parse``.
 
     Raises:
         LedgerError: when it cannot be read, is not a ledger, or claims more than its evidence.
     """
     text = read_text(path)
-    return None if text is None else parse(text, str(path))
+    return None if text is None else parse(text, str(path), any_words=any_words)
 
 
 def is_canonical(path: Path) -> bool:

@@ -75,6 +75,22 @@ def test_check_fails_on_what_the_evidence_does_not_say_and_names_the_command(pro
     assert "--falsify-ledger=update" in ran.text
 
 
+def test_what_an_older_version_put_into_other_words_is_denied_and_mended_by_an_update(project):
+    project.contract("FALSIFY-A-1")
+    project.captures()
+    right = project.run("contracts").ledgers
+    ledger = project.path / "evidence/C-ONE.json"
+    ledger.write_text(right["C-ONE"].replace("held on here", "did hold on here"))
+
+    checked = project.run("contracts", "--falsify-ledger=check")
+    updated = project.run("contracts", "--falsify-ledger=update")
+
+    assert checked.result.ret == 1
+    assert "the because of FALSIFY-A-1 is 'did hold on here" in checked.text
+    assert updated.result.ret == 0
+    assert updated.ledgers == right
+
+
 def test_check_announces_new_support_and_passes(project):
     project.contract("FALSIFY-A-1", "FALSIFY-A-2")
     project.captures(FALSIFY_A_2="blocked")
