@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -88,12 +87,9 @@ class Arena:
 def _fresh(size: int) -> Array:
     """Return memory of the system's own, which nothing that a model frees can stand in between.
 
-    Huge pages, where there are some, halve what touching it for the first time costs.
+    Not of huge pages: they would be resident to their ends.
     """
     if not hasattr(mmap, "MAP_ANONYMOUS"):
         return np.empty(size, np.uint8)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
