@@ -179,6 +179,20 @@ def test_probabilities_that_a_file_rounded_away_do_not_hide_a_flip(tmp_path):
     assert objections(found)
 
 
+@pytest.mark.parametrize(("lead", "kind"), [(1e-4, Kind.TIE), (1.0, Kind.FLIP)])
+def test_a_shut_group_that_is_entered_is_judged_by_the_groups(lead, kind):
+    gate = replace(GATES["softmax"], groups=2, chosen_groups=1)
+    plain = single([[2.0 + lead, 2.0, 2.0, 2.0]] * 16, active=2)
+    other = single([[2.0, 2.0, 2.0 + lead, 2.0]] * 16, active=2)
+    oracle, subject = (
+        replace(each, layers={0: sent(replace(each.layers[0], gate=gate))})
+        for each in (plain, other)
+    )
+    found = compare_routings(subject, oracle, disturbed(oracle, NOISE))
+    assert [(each.left_out, each.taken) for each in found.changes] == [((0, 1), (2, 3))] * 16
+    assert {kind} == {each.kind for each in found.changes}
+
+
 def test_a_token_that_only_one_side_was_fed_ends_the_comparison():
     oracle = make_routing(12)
     ids = np.array(oracle.tokens.ids)
