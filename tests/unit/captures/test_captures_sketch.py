@@ -41,14 +41,15 @@ def estimate(subject, oracle, *, site=SITE, dims="t d"):
 
 @given(error=st.floats(1e-4, 2.0), seed=st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
-def test_the_error_of_a_token_is_estimated_within_four_of_the_stated_deviations(error, seed):
+def test_the_error_of_any_token_is_estimated_within_a_factor_of_four(error, seed):
+    """The square of the ratio has the F distribution of (16, 16): one in a million is beyond 4."""
     x = values(1, WIDTH, seed=seed)
     d = values(1, WIDTH, seed=seed + 1)
     y = (x + error * np.linalg.norm(x) / np.linalg.norm(d) * d).astype(np.float32)
 
     found = estimate(y, x).total.rel_l2
 
-    assert abs(found / error - 1) < 4 * RELATIVE_ERROR
+    assert error / 4 < found < error * 4
 
 
 def test_the_stated_deviation_is_the_one_that_is_seen():
