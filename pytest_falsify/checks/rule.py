@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import ceil, floor, isfinite, log10
 from typing import TYPE_CHECKING
 
-from pytest_falsify.checks.verdict import Judged, nothing_compared
+from pytest_falsify.checks.verdict import Judged, nothing_compared, sites_are
 from pytest_falsify.compare.limits import Limits, smallest_passing, violations
 from pytest_falsify.compare.noise import RATIO, ROW_RATIO, Judgement, judge_noise
 from pytest_falsify.ledger.evidence import Outcome
@@ -91,11 +91,11 @@ def conclusion(judged: Sequence[Judged]) -> tuple[Outcome, str]:
     broken = [each for one in judged for each in one.violations]
     if broken:
         beyond = len({each.site for each in broken})
-        return Outcome.REFUTED, f"{beyond} sites are beyond their limits; the first is {broken[0]}"
+        return Outcome.REFUTED, f"{sites_are(beyond)} beyond their limits; the first is {broken[0]}"
     bugs = [each for one in judged for each in one.beyond(Judgement.BUG)]
     if bugs:
         beyond = len({each.site for each in bugs})
-        reason = f"{beyond} sites are beyond their floor; the first is {_told(bugs[0])}"
+        reason = f"{sites_are(beyond)} beyond their floor; the first is {_told(bugs[0])}"
         return Outcome.REFUTED, reason
     if lack := nothing_compared(judged):
         return Outcome.INCONCLUSIVE, lack

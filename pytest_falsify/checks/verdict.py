@@ -156,3 +156,8 @@ def worst(judged: Iterable[Judged]) -> dict[str, Any]:
 def finite(value: float) -> float | str:
     """Return a number as JSON can hold it: what is not finite becomes its name."""
     return value if abs(value) != float("inf") and value == value else str(value)  # noqa: PLR0124
+
+
+def sites_are(count: int) -> str:
+    """Return ``1 site is``, ``2 sites are``."""
+    return "1 site is" if count == 1 else f"{count} sites are"
