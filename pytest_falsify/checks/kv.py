@@ -23,7 +23,15 @@ from pytest_falsify.checks.claim import parse_layers
 from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, is_measured
-from pytest_falsify.checks.verdict import Judged, Verdict, held, inconclusive, refuted, worst
+from pytest_falsify.checks.verdict import (
+    Judged,
+    Verdict,
+    held,
+    inconclusive,
+    refuted,
+    sites_are,
+    worst,
+)
 from pytest_falsify.compare.comparison import counting
 from pytest_falsify.compare.faults import plant_all, smallest_caught
 from pytest_falsify.compare.limits import LIMITS_SCHEMA, Limits, parse_limits
@@ -233,7 +241,7 @@ class Legs:
         undecided = [why for leg, each in judged.items() if (why := _unsure(leg, each))]
         arrived = transferred(subject)
         if arrived:
-            guilty[Leg.TRANSFER] = f"{len(arrived)} sites are beyond; the first is {arrived[0]}"
+            guilty[Leg.TRANSFER] = f"{sites_are(len(arrived))} beyond; the first is {arrived[0]}"
         if len(cache_sites(subject, TRANSFER)) < len(cache_sites(oracle, 1)):
             undecided.append("transfer: what arrived was not shown")
         if not is_finite(subject, TRANSFER):
@@ -264,7 +272,7 @@ def _beyond(judged: Judged) -> str:
         place = ", ".join(f"{name}={index}" for name, index in bugs[0].row_position.items())
         at = f" at {place}" if place else ""
         first = f"{bugs[0].site}{at}: {bugs[0].reason}"
-        return f"{len(bugs)} sites are beyond their floor; the first is {first}"
+        return f"{sites_are(len(bugs))} beyond their floor; the first is {first}"
     return ""
 
 
