@@ -9,12 +9,14 @@ from pytest_falsify.errors import ContractError
 from pytest_falsify.stages.vocabulary import Site, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_falsify.localize.chain import Chain, Link
 
 NONE = "none"
 COSINE = 0.999
+MOST_NAMED = 4
+"""How many sites that were not captured are named one by one."""
 SITE: Mapping[str, Any] = {
     "type": "string",
     "pattern": r"^\d+/(-|\d+)/[A-Za-z_]+$",
@@ -77,7 +79,7 @@ class Expectation:
 
     def _wrong_sites(self, chain: Chain) -> Sequence[str]:
         found = {each.site: each for each in chain.guilty}
-        unexpected = [told(link) for site, link in found.items() if site not in self.guilty]
+        unexpected = accused(link for site, link in found.items() if site not in self.guilty)
         innocent = [f"{each} is not guilty" for each in self.guilty if each not in found]
         return [*unexpected, *innocent]
 
@@ -113,13 +115,39 @@ def parse_expectation(stated: Mapping[str, Any]) -> Expectation:
     )
 
 
+def accused(links: Iterable[Link]) -> list[str]:
+    """Return one sentence for all the guilty that have the same fault."""
+    return [f"{told(first)}{and_more(others)}" for first, *others in alike(links)]
+
+
+def alike(links: Iterable[Link]) -> list[list[Link]]:
+    """Return the guilty that have the same fault together, in the order of their first."""
+    found: dict[tuple[str, str] | None, list[Link]] = {}
+    for each in links:
+        fault = None if each.named is None else (each.named.fault, each.named.detail)
+        found.setdefault(fault, []).append(each)
+    return list(found.values())
+
+
+def and_more(others: Sequence[Link]) -> str:
+    """Return how many others there are, and which is the last."""
+    return f", and {len(others)} more up to {others[-1].site}" if others else ""
+
+
 def told(link: Link) -> str:
     """Return one sentence about a guilty link."""
-    group = [str(each) for each in link.group[:-1]]
     where = f"{link.site} is guilty"
-    if group:
-        where = f"{link.site}, or one of {', '.join(group)} which were not captured, is guilty"
+    if uncaptured := link.group[:-1]:
+        where = f"{link.site}, or {_one_of(uncaptured)} not captured, is guilty"
     return f"{where}: {link.own.reason}; {explained(link)}"
+
+
+def _one_of(sites: Sequence[Site]) -> str:
+    if len(sites) == 1:
+        return f"{sites[0]} which was"
+    if len(sites) > MOST_NAMED:
+        return f"one of the {len(sites)} sites from {sites[0]} to {sites[-1]} which were"
+    return f"one of {', '.join(map(str, sites))} which were"
 
 
 def explained(link: Link) -> str:

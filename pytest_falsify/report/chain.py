@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.localize.expectation import explained, told
+from pytest_falsify.localize.expectation import accused, alike, and_more, explained
 from pytest_falsify.report.comparison import number
 from pytest_falsify.report.table import aligned
 
@@ -21,13 +21,11 @@ GUILTY, UNDECIDED = ">", "?"
 
 
 def conclusion(chain: Chain) -> str:
-    """Return one sentence: who is guilty, and of what."""
+    """Return who is guilty and of what, one sentence for each fault."""
     if not chain.links:
         return "no operation could be done again"
     if chain.guilty:
-        first, *others = (told(each) for each in chain.guilty)
-        more = f" (and {len(others)} more)" if others else ""
-        return f"{first}{more}"
+        return "; ".join(accused(chain.guilty))
     if chain.undecided:
         each = chain.undecided[0]
         count = len(chain.undecided)
@@ -89,8 +87,8 @@ def _json_number(value: float | None) -> float | str | None:
 
 
 def _notes(chain: Chain) -> Iterator[str]:
-    for each in chain.guilty:
-        yield f"{each.site}: {explained(each)}"
+    for first, *others in alike(chain.guilty):
+        yield f"{first.site}{and_more(others)}: {explained(first)}"
     if chain.divergence is not None:
         yield str(chain.divergence)
 

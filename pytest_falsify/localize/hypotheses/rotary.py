@@ -116,7 +116,7 @@ def _bases(trial: Trial) -> Variants:
     stated = _base(trial)
     for base in dict.fromkeys((*BASES, stated * 10, stated / 10)):
         if base != stated:
-            yield f"base {stated:g} -> {base:g}", _based(base)
+            yield f"{stated:g} -> {base:g}", _based(base)
 
 
 def _base(trial: Trial) -> float:

@@ -49,7 +49,7 @@ def tiny(qwen2_tiny):
         ("", {}),
         (
             " --fault rope-base",
-            {f"0/{layer}/{stage}": "rope base: base 10000 -> 1e+06" for layer in range(4)
+            {f"0/{layer}/{stage}": "rope base: 10000 -> 1e+06" for layer in range(4)
              for stage in ROTATIONS},
         ),
         (
@@ -106,7 +106,7 @@ def another_layer(file):
         (unpermuted, {"0/1/qkv_matmul": "q/k permutation: interleaved -> half"}),
         (
             another_base,
-            {f"0/{layer}/{stage}": "rope base: base 10000 -> 1e+06" for layer in range(2)
+            {f"0/{layer}/{stage}": "rope base: 10000 -> 1e+06" for layer in range(2)
              for stage in ROTATIONS},
         ),
         (another_layer, {"0/0/ffn_out": "wrong layer: layer 0 -> 1"}),
