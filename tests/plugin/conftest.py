@@ -152,8 +152,8 @@ class Project:
         path.write_text(textwrap.dedent(text).lstrip("\n"))
 
     def run(self, *arguments: str) -> Ran:
-        """Run pytest on the contracts."""
-        is_apart = "-n" in arguments and "0" not in arguments
+        """Run pytest on the contracts; with ``-n 0`` in a process of its own, without workers."""
+        is_apart = "-n" in arguments
         run = self.pytester.runpytest_subprocess if is_apart else self.pytester.runpytest_inprocess
         result = run("--falsify", *arguments)
         folder = self.path / "evidence"
@@ -167,11 +167,13 @@ def loaded() -> None:
     import torch  # noqa: F401
 
     import pytest_falsify._bound
+    import pytest_falsify._device
     import pytest_falsify._lint
     import pytest_falsify._session  # noqa: F401
     from pytest_falsify._loading import vocabulary
     from pytest_falsify.compare.comparison import compare_captures  # noqa: F401
     from pytest_falsify.contracts.load import load_contract  # noqa: F401
+    from pytest_falsify.engines import device  # noqa: F401
     from pytest_falsify.report import refutation, summary  # noqa: F401
 
     vocabulary()

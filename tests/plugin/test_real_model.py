@@ -27,15 +27,23 @@ def test_our_own_contract_holds_and_gives_the_same_ledger_with_workers(project, 
     assert set(alone.statuses("C-QWEN2-TINY-PARITY").values()) == {"PARTIAL"}
 
 
-def test_the_demonstration_is_refuted_at_rope_itself(project, root):
+def test_the_demonstration_is_refuted_at_rope_itself_and_its_fault_is_named(project, root):
     _copy(project, root, "examples/wrong-rope-base-v1.yaml")
 
     ran = project.run("contracts", "-n", "0")
 
-    assert ran.outcomes == {"failed": 1}
-    assert ran.statuses("C-WRONG-ROPE-BASE") == {"FALSIFY-PORT-001": "FALSIFIED"}
+    assert ran.outcomes == {"failed": 2}
+    assert ran.statuses("C-WRONG-ROPE-BASE") == {
+        "FALSIFY-PORT-001": "FALSIFIED",
+        "FALSIFY-PORT-002": "FALSIFIED",
+    }
     ran.result.stdout.fnmatch_lines(
-        ["*refuted: 56 sites*the first is 0/0/q_post_rope*", "  > 0/0/q_post_rope *"]
+        [
+            "*refuted: 56 sites*the first is 0/0/q_post_rope*",
+            "  > 0/0/q_post_rope *",
+            "*refuted: 0/0/q_post_rope is guilty*`rope base: 10000 -> 1e+06`*"
+            ", and 7 more up to 0/3/k_post_rope",
+        ]
     )
 
 
