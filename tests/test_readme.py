@@ -27,6 +27,7 @@ def clone(tmp_path_factory):
     for name in ("contracts", "evidence", "examples", "fixtures"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder
 
 
