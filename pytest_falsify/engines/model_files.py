@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.engines.weight_digests import file_digest
-from pytest_falsify.errors import Blocked, CaptureError
+from pytest_falsify.errors import Blocked, CaptureError, FalsifyError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,12 +42,17 @@ def model_folder(target: Target, root: Path) -> Path:
         return dequantised_folder(folder, root)
     if not is_path(target.model):
         return _hub_folder(target)
+    raise absent(target, "a folder with config.json and *.safetensors")
+
+
+def absent(target: Target, expected: str) -> FalsifyError:
+    """Return the error for a path where there is no model: blocked where one can be provided."""
     what = f"target `{target.name}`: there is no model at {target.model}"
     if target.provide:
-        raise Blocked(what, remedy=target.provide)
-    raise CaptureError(
+        return Blocked(what, remedy=target.provide)
+    return CaptureError(
         what,
-        expected="a folder with config.json and *.safetensors, relative to the contract",
+        expected=f"{expected}, relative to the contract",
         remedy="mend `model:`, or add `provide: <the command that makes it>` to the target",
     )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_falsify.canonical import digest
-from pytest_falsify.engines.model_files import is_path, model_folder, weights_digest
+from pytest_falsify.engines.model_files import absent, is_path, model_folder, weights_digest
 from pytest_falsify.engines.weight_digests import file_digest
-from pytest_falsify.errors import Blocked, CaptureError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +33,7 @@ def model_path(target: Target, root: Path) -> Path:
         return path
     if not is_path(target.model):
         return model_folder(target, root)
-    what = f"target `{target.name}`: there is no model at {target.model}"
-    if target.provide:
-        raise Blocked(what, remedy=target.provide)
-    raise CaptureError(
-        what,
-        expected="a file or a folder, relative to the contract",
-        remedy="mend `model:`, or add `provide: <the command that makes it>` to the target",
-    )
+    raise absent(target, "a file or a folder")
 
 
 def model_digest(path: Path) -> str:
