@@ -209,11 +209,7 @@ class Evidence:
     content: str = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_digest("entry", self.entry)
-        _check_digest("machine", self.machine)
-        for name, value in zip(Digests.NAMES, self._digest_values(), strict=True):
-            if value is not None:
-                _check_digest(name, value)
+        _check_digests((self.entry, self.machine, *self._digest_values()))
         if self.retracted and self.outcome is not Outcome.REFUTED:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
@@ -228,7 +224,14 @@ class Evidence:
     @property
     def digests(self) -> Digests:
         """What the verdict depended on at its target."""
-        return Digests.of(self._digest_values())
+        return Digests(
+            subject=self.subject,
+            oracle=self.oracle,
+            inputs=self.inputs,
+            sources=self.sources,
+            model=self.model,
+            declared=self.declared,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, members without a value left out."""
@@ -469,6 +472,24 @@ def _check_digest(name: str, value: object) -> None:
     if not is_digest(value):
         msg = f"{name} is {value!r}"
         raise LedgerError(msg, expected="sha256: and 64 hexadecimal digits")
+
+
+def _check_digests(values: tuple[object, ...]) -> None:
+    try:
+        _known_digests(values)
+    except TypeError:  # a value that cannot be hashed is no digest
+        _known_digests.__wrapped__(values)
+
+
+@lru_cache(maxsize=4096)
+def _known_digests(values: tuple[object, ...]) -> None:
+    """Refuse what is no digest; the records of one target mostly have the same ones."""
+    entry, machine, *others = values
+    _check_digest("entry", entry)
+    _check_digest("machine", machine)
+    for name, value in zip(Digests.NAMES, others, strict=True):
+        if value is not None:
+            _check_digest(name, value)
 
 
 def _retraction(value: object) -> Retraction:
