@@ -22,8 +22,9 @@ from pytest_falsify._warnings import FalsifyWarning
 from pytest_falsify.canonical import canonical_bytes, digest_bytes
 from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.errors import FalsifyError
-from pytest_falsify.ledger.evidence import Evidence, Observation, Outcome, Source
+from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
 from pytest_falsify.ledger.machine import machine_id, platform_words
+from pytest_falsify.ledger.observation import Observation
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

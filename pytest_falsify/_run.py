@@ -23,9 +23,10 @@ from pytest_falsify._recovery import prune_records, recover_killed
 from pytest_falsify.checks.declared import Declarations
 from pytest_falsify.errors import REMEDY, FalsifyError, LedgerError
 from pytest_falsify.ledger import waivers
-from pytest_falsify.ledger.evidence import Observation, Outcome
+from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.ledger.journal import Journal
 from pytest_falsify.ledger.merge import fold
+from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.status import Status, judge
 from pytest_falsify.ledger.store import is_canonical, ledger_path, read, update
 

@@ -16,7 +16,7 @@ from pytest_falsify.checks.declared import Declarations
 from pytest_falsify.checks.evidence import blocked, evidence_of
 from pytest_falsify.contracts.load import looks_like_contract
 from pytest_falsify.errors import REMEDY, FalsifyError
-from pytest_falsify.ledger.evidence import Observation
+from pytest_falsify.ledger.observation import Observation
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -15,7 +15,7 @@ from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.engines.tokenizer import tokenizer_files
 from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.errors import ContractError, FalsifyError
-from pytest_falsify.ledger.evidence import Digests
+from pytest_falsify.ledger.digests import Digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,8 @@ from pytest_falsify.canonical import digest
 from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.contracts.model import Level
 from pytest_falsify.engines.recorded import is_replay
-from pytest_falsify.ledger.evidence import Digests, Evidence, Outcome, Source
+from pytest_falsify.ledger.digests import Digests
+from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
 from pytest_falsify.ledger.machine import machine_id, platform_words
 
 if TYPE_CHECKING:

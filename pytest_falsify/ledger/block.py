@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.ledger.digests import DISPUTED, Digests
 from pytest_falsify.ledger.discharge import NO_DEMANDS, Discharge
-from pytest_falsify.ledger.evidence import DISPUTED, Digests, Evidence, Outcome
+from pytest_falsify.ledger.evidence import Evidence, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import FalsifierBlock, Ledger
+from pytest_falsify.ledger.digests import DISPUTED, Digests
 from pytest_falsify.ledger.discharge import NO_DEMANDS, Discharge
-from pytest_falsify.ledger.evidence import DISPUTED, Digests, Evidence
+from pytest_falsify.ledger.evidence import Evidence
 from pytest_falsify.ledger.fields import (
     as_object,
     exact_keys,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.errors import LedgerError
+from pytest_falsify.ledger.digests import Digests, check_digests
 from pytest_falsify.ledger.fields import (
     as_object,
     exact_keys,
@@ -17,19 +16,12 @@ from pytest_falsify.ledger.fields import (
     get_object,
     get_text,
     get_texts,
-    is_digest,
 )
+from pytest_falsify.ledger.settling import Settled, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-DISPUTED = "disputed"
-"""Stands where merged records name different digests: no confirmation is fresh against it."""
-
-_SIGNIFICANT = ".3g"
-_PLAIN = (str, int)
-_SEQUENCES = (list, tuple)
-_DIGESTS = frozenset({"subject", "oracle", "inputs", "sources", "model", "declared"})
 _REQUIRED = frozenset(
     {
         "content",
@@ -45,7 +37,7 @@ _REQUIRED = frozenset(
         "target",
     }
 )
-_OPTIONAL = _DIGESTS | {"faults", "reasons", "retracted", "signature"}
+_OPTIONAL = frozenset(Digests.NAMES) | {"faults", "reasons", "retracted", "signature"}
 
 
 class Outcome(Enum):
@@ -70,75 +62,6 @@ class Source(Enum):
     RECORDED = "recorded"
     MOCK = "mock"
     BOUND = "bound"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Digests:
-    """What a verdict depends on at one target; None where it is unknown or plays no part.
-
-    Attributes:
-        subject: the implementation on trial, as it ran: weights, engine, version, settings.
-        oracle: the trusted reference, with the control.
-        inputs: the token ids.
-        sources: the content of the sources that captures declare, and of input files.
-        model: the content of the model's files.
-        declared: the target as the contract declares it: model, revision, device, level.
-    """
-
-    subject: str | None = None
-    oracle: str | None = None
-    inputs: str | None = None
-    sources: str | None = None
-    model: str | None = None
-    declared: str | None = None
-
-    NAMES = ("subject", "oracle", "inputs", "sources", "model", "declared")
-
-    def values(self) -> tuple[str | None, ...]:
-        """Return the digests in the order of their names."""
-        return self.subject, self.oracle, self.inputs, self.sources, self.model, self.declared
-
-    def items(self) -> tuple[tuple[str, str | None], ...]:
-        """Return the names with their digests, in a fixed order."""
-        return tuple(zip(self.NAMES, self.values(), strict=True))
-
-    def over(self, other: Digests) -> Digests:
-        """Return these digests, and the other's where one is unknown."""
-        pairs = zip(self.values(), other.values(), strict=True)
-        return Digests.of([one if one is not None else two for one, two in pairs])
-
-    @classmethod
-    def of(cls, values: Sequence[str | None]) -> Digests:
-        """Return the digests that stand in the order of their names."""
-        return cls(**dict(zip(cls.NAMES, values, strict=True)))
-
-    def to_json(self) -> dict[str, str]:
-        """Return the known ones as a JSON object."""
-        return {name: value for name, value in self.items() if value is not None}
-
-    @classmethod
-    def from_json(cls, value: object) -> Digests:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            LedgerError: when a member is neither a digest nor ``disputed``.
-        """
-        data = as_object(value, "a set of digests")
-        try:
-            return _read_digests(tuple(data.items()))
-        except TypeError:  # a value that cannot be hashed is no digest
-            return _read_digests.__wrapped__(tuple(data.items()))
-
-
-@lru_cache(maxsize=4096)
-def _read_digests(items: tuple[tuple[str, Any], ...]) -> Digests:
-    """Read digests; the falsifiers of one target mostly have the same ones."""
-    data = dict(items)
-    exact_keys(data, "a set of digests", optional=_DIGESTS)
-    for name, each in items:
-        if each != DISPUTED:
-            _check_digest(name, each)
-    return Digests(**data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +132,7 @@ class Evidence:
     content: str = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_digests((self.entry, self.machine, *self._digest_values()))
+        check_digests((self.entry, self.machine, *self._digest_values()))
         if self.retracted and self.outcome is not Outcome.REFUTED:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
@@ -286,9 +209,9 @@ class Evidence:
             model=data.get("model"),
             declared=data.get("declared"),
             reasons=get_texts(data, "reasons", what),
-            observed=_Settled(get_object(data, "observed", what)),
-            coverage=_Settled(get_object(data, "coverage", what)),
-            faults=_Settled(get_object(data, "faults", what)) if "faults" in data else None,
+            observed=Settled(get_object(data, "observed", what)),
+            coverage=Settled(get_object(data, "coverage", what)),
+            faults=Settled(get_object(data, "faults", what)) if "faults" in data else None,
             retracted=_retraction(data["retracted"]) if "retracted" in data else None,
             signature=_signature(data["signature"]) if "signature" in data else None,
         )
@@ -370,126 +293,6 @@ class Evidence:
                     expected=f"{computed}, the digest of what the record says",
                     remedy="restore the file from git; evidence is recorded by runs, not by hand",
                 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What one run saw of one falsifier at one target.
-
-    Attributes:
-        today: the digests that hold now, as far as this run could know them.
-        evidence: the verdict; None when the run only learnt the digests.
-    """
-
-    contract: str
-    falsifier: str
-    target: str
-    today: Digests
-    evidence: Evidence | None = None
-
-    @classmethod
-    def of(cls, contract: str, evidence: Evidence) -> Observation:
-        """Return the observation that consists of a verdict and its own digests."""
-        return cls(
-            contract=contract,
-            falsifier=evidence.falsifier,
-            target=evidence.target,
-            today=evidence.digests,
-            evidence=evidence,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        value: dict[str, Any] = {
-            "contract": self.contract,
-            "falsifier": self.falsifier,
-            "target": self.target,
-            "today": self.today.to_json(),
-        }
-        if self.evidence is not None:
-            value["evidence"] = self.evidence.to_json()
-        return value
-
-    @classmethod
-    def from_json(cls, value: object) -> Observation:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            LedgerError: when it is nonsense, or its evidence is about something else.
-        """
-        data = as_object(value, "an observation")
-        names = ("contract", "falsifier", "target")
-        exact_keys(data, "an observation", required={*names, "today"}, optional={"evidence"})
-        contract, falsifier, target = (get_text(data, name, "an observation") for name in names)
-        evidence = Evidence.from_json(data["evidence"]) if "evidence" in data else None
-        if evidence and (evidence.falsifier, evidence.target) != (falsifier, target):
-            msg = f"an observation of {falsifier} on {target} holds evidence about something else"
-            raise LedgerError(msg, expected=f"evidence of {falsifier} on {target}")
-        return cls(
-            contract=contract,
-            falsifier=falsifier,
-            target=target,
-            today=Digests.from_json(data["today"]),
-            evidence=evidence,
-        )
-
-
-def settle(value: Any) -> Any:
-    """Return a JSON value of its own, with floats that stay small and stable in a ledger.
-
-    Floats keep three significant digits; a NaN or an infinity becomes the string ``nan``, ``inf``
-    or ``-inf``, so that a refutation that rests on one can be recorded. Tuples become lists.
-
-    Raises:
-        LedgerError: when something is not a JSON value.
-    """
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, _Settled):
-        return value
-    if isinstance(value, float):
-        return float(format(value, _SIGNIFICANT)) if math.isfinite(value) else str(float(value))
-    if isinstance(value, _SEQUENCES):
-        return [settle(each) for each in value]
-    try:
-        members = value.items()
-    except AttributeError:
-        msg = f"a {type(value).__name__} cannot be recorded as evidence"
-        raise LedgerError(msg, expected="numbers, strings, lists and mappings") from None
-    return {key if isinstance(key, str) else _no_key(key): settle(each) for key, each in members}
-
-
-class _Settled(dict[str, Any]):
-    """Numbers that were settled when they were recorded: the record's digest says so."""
-
-
-def _no_key(key: object) -> NoReturn:
-    msg = f"{key!r} cannot be the name of an observed number"
-    raise LedgerError(msg, expected="a string")
-
-
-def _check_digest(name: str, value: object) -> None:
-    if not is_digest(value):
-        msg = f"{name} is {value!r}"
-        raise LedgerError(msg, expected="sha256: and 64 hexadecimal digits")
-
-
-def _check_digests(values: tuple[object, ...]) -> None:
-    try:
-        _known_digests(values)
-    except TypeError:  # a value that cannot be hashed is no digest
-        _known_digests.__wrapped__(values)
-
-
-@lru_cache(maxsize=4096)
-def _known_digests(values: tuple[object, ...]) -> None:
-    """Refuse what is no digest; the records of one target mostly have the same ones."""
-    entry, machine, *others = values
-    _check_digest("entry", entry)
-    _check_digest("machine", machine)
-    for name, value in zip(Digests.NAMES, others, strict=True):
-        if value is not None:
-            _check_digest(name, value)
 
 
 def _retraction(value: object) -> Retraction:

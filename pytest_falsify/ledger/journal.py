@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from pytest_falsify.canonical import canonical_bytes
 from pytest_falsify.errors import LedgerError
-from pytest_falsify.ledger.evidence import Observation
 from pytest_falsify.ledger.fields import as_object, get_text
+from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.store import sync_folder
 
 if TYPE_CHECKING:

@@ -12,22 +12,16 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import FalsifierBlock, Ledger, Trial, trials, with_known
+from pytest_falsify.ledger.digests import DISPUTED, Digests
 from pytest_falsify.ledger.discharge import Discharge
-from pytest_falsify.ledger.evidence import (
-    DISPUTED,
-    Digests,
-    Evidence,
-    Outcome,
-    Retraction,
-    Source,
-)
+from pytest_falsify.ledger.evidence import Evidence, Outcome, Retraction, Source
 from pytest_falsify.ledger.status import judge, spokesman
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_falsify.ledger.block import EntryFacts
-    from pytest_falsify.ledger.evidence import Observation
+    from pytest_falsify.ledger.observation import Observation
 
 
 def merge(one: Ledger, other: Ledger) -> Ledger:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_falsify.ledger.block import EntryFacts, Ledger
-    from pytest_falsify.ledger.evidence import Observation
     from pytest_falsify.ledger.journal import Run
+    from pytest_falsify.ledger.observation import Observation
 
 
 def merge_runs(

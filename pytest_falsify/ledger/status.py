@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import trials
-from pytest_falsify.ledger.evidence import DISPUTED, Digests, Outcome, Source
+from pytest_falsify.ledger.digests import DISPUTED, Digests
+from pytest_falsify.ledger.evidence import Outcome, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import FalsifierBlock, Ledger
+from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.document import parse, to_text
-from pytest_falsify.ledger.evidence import Digests
 from pytest_falsify.ledger.merge import join_digests, merge_blocks, merge_evidence, prune
 
 if TYPE_CHECKING:

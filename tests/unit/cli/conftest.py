@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from pytest_falsify._loading import entry_facts, load
 from pytest_falsify.canonical import digest
 from pytest_falsify.cli import main
-from pytest_falsify.ledger.evidence import Evidence, Observation, Outcome, Source
+from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
 from pytest_falsify.ledger.journal import Journal
 from pytest_falsify.ledger.merge import fold
+from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.store import ledger_path, update
 
 CONTRACT = """\

@@ -8,16 +8,10 @@ from hypothesis import strategies as st
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.ledger.block import EntryFacts, FalsifierBlock, Ledger
+from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.discharge import Discharge
-from pytest_falsify.ledger.evidence import (
-    Digests,
-    Evidence,
-    Observation,
-    Outcome,
-    Retraction,
-    Signature,
-    Source,
-)
+from pytest_falsify.ledger.evidence import Evidence, Outcome, Retraction, Signature, Source
+from pytest_falsify.ledger.observation import Observation
 
 CONTRACT = "C-TEST"
 FALSIFIER = "FALSIFY-TEST-001"

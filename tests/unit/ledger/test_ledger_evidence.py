@@ -10,7 +10,10 @@ from hypothesis import given
 from ledger_samples import OLD_ENTRY, OLD_SUBJECT, TODAY, evidence, observe, records
 
 from pytest_falsify.errors import LedgerError
-from pytest_falsify.ledger.evidence import Digests, Evidence, Observation, settle
+from pytest_falsify.ledger.digests import Digests
+from pytest_falsify.ledger.evidence import Evidence
+from pytest_falsify.ledger.observation import Observation
+from pytest_falsify.ledger.settling import settle
 
 
 @given(records())

@@ -18,9 +18,11 @@ from ledger_samples import (
 )
 
 from pytest_falsify.errors import LedgerError
+from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.document import to_text
-from pytest_falsify.ledger.evidence import Digests, Observation, Outcome
+from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.ledger.merge import fold, merge, retract
+from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.status import Status, judge
 
 LIVE = evidence(faults=CAUGHT)

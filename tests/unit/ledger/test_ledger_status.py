@@ -6,8 +6,9 @@ import pytest
 from ledger_samples import CAUGHT, OLD_ENTRY, OLD_SUBJECT, TODAY, block, evidence
 
 from pytest_falsify.errors import LedgerError
+from pytest_falsify.ledger.digests import DISPUTED, Digests
 from pytest_falsify.ledger.discharge import Discharge
-from pytest_falsify.ledger.evidence import DISPUTED, Digests, Retraction, Signature
+from pytest_falsify.ledger.evidence import Retraction, Signature
 from pytest_falsify.ledger.status import Status, judge, weakest
 
 LIVE = evidence(faults=CAUGHT)

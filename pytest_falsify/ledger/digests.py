@@ -1,0 +1,119 @@
+"""What a verdict depends on at one target, as digests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pytest_falsify.errors import LedgerError
+from pytest_falsify.ledger.fields import as_object, exact_keys, is_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DISPUTED = "disputed"
+"""Stands where merged records name different digests: no confirmation is fresh against it."""
+
+_NAMES = frozenset({"subject", "oracle", "inputs", "sources", "model", "declared"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """What a verdict depends on at one target; None where it is unknown or plays no part.
+
+    Attributes:
+        subject: the implementation on trial, as it ran: weights, engine, version, settings.
+        oracle: the trusted reference, with the control.
+        inputs: the token ids.
+        sources: the content of the sources that captures declare, and of input files.
+        model: the content of the model's files.
+        declared: the target as the contract declares it: model, revision, device, level.
+    """
+
+    subject: str | None = None
+    oracle: str | None = None
+    inputs: str | None = None
+    sources: str | None = None
+    model: str | None = None
+    declared: str | None = None
+
+    NAMES = ("subject", "oracle", "inputs", "sources", "model", "declared")
+
+    def values(self) -> tuple[str | None, ...]:
+        """Return the digests in the order of their names."""
+        return self.subject, self.oracle, self.inputs, self.sources, self.model, self.declared
+
+    def items(self) -> tuple[tuple[str, str | None], ...]:
+        """Return the names with their digests, in a fixed order."""
+        return tuple(zip(self.NAMES, self.values(), strict=True))
+
+    def over(self, other: Digests) -> Digests:
+        """Return these digests, and the other's where one is unknown."""
+        pairs = zip(self.values(), other.values(), strict=True)
+        return Digests.of([one if one is not None else two for one, two in pairs])
+
+    @classmethod
+    def of(cls, values: Sequence[str | None]) -> Digests:
+        """Return the digests that stand in the order of their names."""
+        return cls(**dict(zip(cls.NAMES, values, strict=True)))
+
+    def to_json(self) -> dict[str, str]:
+        """Return the known ones as a JSON object."""
+        return {name: value for name, value in self.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: object) -> Digests:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            LedgerError: when a member is neither a digest nor ``disputed``.
+        """
+        data = as_object(value, "a set of digests")
+        try:
+            return _read_digests(tuple(data.items()))
+        except TypeError:  # a value that cannot be hashed is no digest
+            return _read_digests.__wrapped__(tuple(data.items()))
+
+
+@lru_cache(maxsize=4096)
+def _read_digests(items: tuple[tuple[str, Any], ...]) -> Digests:
+    """Read digests; the falsifiers of one target mostly have the same ones."""
+    data = dict(items)
+    exact_keys(data, "a set of digests", optional=_NAMES)
+    for name, each in items:
+        if each != DISPUTED:
+            _check_digest(name, each)
+    return Digests(**data)
+
+
+def check_digests(values: tuple[object, ...]) -> None:
+    """Hold the digests of a record to their form.
+
+    Args:
+        values: the digests of entry and machine, then those of ``Digests`` in the order of names.
+
+    Raises:
+        LedgerError: naming the first that is none.
+    """
+    try:
+        _known_digests(values)
+    except TypeError:  # a value that cannot be hashed is no digest
+        _known_digests.__wrapped__(values)
+
+
+@lru_cache(maxsize=4096)
+def _known_digests(values: tuple[object, ...]) -> None:
+    """Refuse what is no digest; the records of one target mostly have the same ones."""
+    entry, machine, *others = values
+    _check_digest("entry", entry)
+    _check_digest("machine", machine)
+    for name, value in zip(Digests.NAMES, others, strict=True):
+        if value is not None:
+            _check_digest(name, value)
+
+
+def _check_digest(name: str, value: object) -> None:
+    if not is_digest(value):
+        msg = f"{name} is {value!r}"
+        raise LedgerError(msg, expected="sha256: and 64 hexadecimal digits")
