@@ -8,6 +8,22 @@ import numpy as np
 
 if TYPE_CHECKING:
     from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.checks.base import Captures
+
+
+def unanswered(captures: Captures, *, steps: int = 1) -> str:
+    """Return why the answers cannot be judged: a run gave no logits; or nothing.
+
+    Args:
+        captures: what was captured; no capture at all is no answer.
+        steps: of how many steps, the prefill being the first, each run is to have logits.
+    """
+    for request, capture in captures.items():
+        given = sum(each.size > 0 for each in capture.logits[:steps])
+        if given < steps:
+            which = "no logits" if not given else f"logits of {given} of {steps} steps"
+            return f"the {request.role} gave {which} on {request.input}"
+    return "" if captures else "nothing was compared"
 
 
 def has_nonfinite(capture: Capture) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
-from pytest_falsify.checks.answers import has_nonfinite
+from pytest_falsify.checks.answers import has_nonfinite, unanswered
 from pytest_falsify.checks.base import (
     ANSWERS,
     CAPTURE_NAME,
@@ -69,18 +69,14 @@ class TopK:
 
     def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
         """Compare the choices of every token."""
+        if lack := unanswered(captures) or _garbage(captures):
+            return inconclusive(lack)
         found = {name: self._changes(claim, runs) for name, runs in by_input(captures).items()}
         tokens = sum(
             len(each.inputs.tokens)
             for request, each in captures.items()
             if request.role == "oracle"
         )
-        if not tokens:
-            return inconclusive("nothing was compared")
-        if any(
-            has_nonfinite(each) for request, each in captures.items() if request.role != "subject"
-        ):
-            return inconclusive("the oracle's or the control's logits are not finite")
         flips = [
             (name, each)
             for name, changes in found.items()
@@ -136,6 +132,13 @@ class Argmax(TopK):
         key: value for key, value in TopK.parameters.items() if key != "k"
     }
     k: ClassVar[int] = 1
+
+
+def _garbage(captures: Captures) -> str:
+    others = (each for request, each in captures.items() if request.role != "subject")
+    if any(map(has_nonfinite, others)):
+        return "the oracle's or the control's logits are not finite"
+    return ""
 
 
 def _faulty(subject: Capture) -> list[Capture]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.checks.answers import differing_step, has_nonfinite
+from pytest_falsify.checks.answers import differing_step, has_nonfinite, unanswered
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
     OBSERVED,
@@ -58,6 +58,8 @@ class Deterministic:
 
     def judge(self, _claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Compare every run with the first: tensors, then logits."""
+        if lack := unanswered(captures):
+            return inconclusive(lack)
         if any(has_nonfinite(each) for each in captures.values()):
             return inconclusive("the subject's logits are not finite")
         repeated = [

@@ -63,6 +63,9 @@ class Differs:
         if reason := nothing_compared(judged):
             return inconclusive(reason, judged)
         sites = [site for one in judged for site in one.comparison.sites]
+        if by == 0 and any(site.is_estimate for site in sites):
+            reason = "a sketch does not tell whether any bit differs: say `by` how much"
+            return inconclusive(reason, judged)
         if not all(site.total.is_sound for site in sites):
             return inconclusive("a capture is not finite: garbage differs from anything", judged)
         least = min(sites, key=lambda each: each.total.rel_l2)

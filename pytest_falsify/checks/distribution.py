@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
+from pytest_falsify.checks.answers import unanswered
 from pytest_falsify.checks.base import (
     ANSWERS,
     Captures,
@@ -80,10 +81,10 @@ class Distribution:
 
     def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
         """Hold the divergences of all tokens against their bounds."""
+        if lack := unanswered(captures):
+            return inconclusive(lack)
         expect = claim.parameter("expect")
         both = [(runs["subject", 0], runs["oracle", 0]) for runs in by_input(captures).values()]
-        if not both or not all(len(oracle.logits[0]) for _, oracle in both):
-            return inconclusive("nothing was compared")
         found = _divergences(both, expect)
         observed = {
             name: {"mean": finite(float(each.mean())), "max": finite(float(each.max()))}

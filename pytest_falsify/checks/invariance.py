@@ -151,6 +151,9 @@ class Invariance:
 
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Compare the logits of every token that both ways have run."""
+        mute = [each.input for each, run in captures.items() if not sum(map(len, run.logits))]
+        if mute:
+            return inconclusive(f"the subject gave no logits on {mute[0]}")
         limits = parse_limits(claim.parameter("expect"))
         rule = Rule(limits=limits)
         compare = counting(compare, limits.tolerances)

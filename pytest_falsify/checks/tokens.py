@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.plan import Plan
-from pytest_falsify.checks.answers import has_nonfinite, margin
+from pytest_falsify.checks.answers import has_nonfinite, margin, unanswered
 from pytest_falsify.checks.base import (
     ANSWERS,
     Captures,
@@ -54,14 +54,14 @@ class Tokens:
     def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
         """Compare token ids."""
         wanted = claim.parameter("new_tokens", NEW_TOKENS)
+        if lack := unanswered(captures, steps=wanted):
+            return inconclusive(lack)
         margins = []
         for name, runs in by_input(captures).items():
             objection = _objection(claim, name, runs)
             if objection is not None:
                 return replace(objection, coverage=coverage(captures.values()))
             margins += [margin(runs["oracle", 0], step) for step in range(wanted)]
-        if not margins:
-            return inconclusive("nothing was compared")
         return held(
             f"{wanted} greedy tokens are the oracle's",
             captures,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
-from pytest_falsify.checks.answers import differing_step, has_nonfinite
+from pytest_falsify.checks.answers import differing_step, has_nonfinite, unanswered
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
     DECODE_STEPS,
@@ -56,9 +56,11 @@ class Unobserved:
             for run, plan in enumerate(plans)
         )
 
-    def judge(self, _claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
+    def judge(self, claim: Claim, captures: Captures, _compare: Compare) -> Verdict:
         """Compare the logits of the captured run with those of the bare one."""
-        if not captures or not all(
+        if lack := unanswered(captures, steps=1 + claim.parameter("decode_steps", 0)):
+            return inconclusive(lack)
+        if not all(
             request.run != OBSERVED_RUN or capture.tensors for request, capture in captures.items()
         ):
             return inconclusive("nothing was captured, so nothing could have been disturbed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from checks_support import SITES, changed, judge, make_capture, make_claim
@@ -279,3 +281,52 @@ def test_every_kind_can_be_asked_for_and_an_unknown_one_names_them():
     with pytest.raises(FalsifyError, match="unknown check kind") as caught:
         check("paritee")
     assert "parity" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("argmax", {}),
+        ("topk", {}),
+        ("distribution", {"expect": {"kl": {"max": 1}}}),
+        ("tokens", {"new_tokens": 2}),
+    ],
+)
+@pytest.mark.parametrize("silent", ["subject", "oracle", "both"])
+@pytest.mark.parametrize("none", [(), (np.zeros((0, 16), np.float32),)])
+def test_a_run_without_logits_is_no_answer(kind, more, silent, none):
+    answered = make_capture(continuation=(4, 5))
+    mute = replace(answered, logits=none)
+
+    verdict = judge(
+        kind,
+        answered if silent == "oracle" else mute,
+        answered if silent == "subject" else mute,
+        **more,
+    )
+
+    assert verdict.outcome is INCONCLUSIVE
+    role = "oracle" if silent == "oracle" else "subject"
+    assert verdict.reasons == (f"the {role} gave no logits on prompt",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("deterministic", {}),
+        ("unobserved", {}),
+        ("invariance", {"relation": "chunked", "expect": LOOSE}),
+    ],
+)
+def test_runs_without_logits_do_not_confirm_each_other(kind, more):
+    mute = replace(make_capture(), logits=())
+
+    assert judge(kind, [mute, replace(mute, tensors={}), mute], **more).outcome is INCONCLUSIVE
+
+
+def test_logits_of_fewer_steps_than_were_decoded_are_told():
+    bare = make_capture(continuation=(4, 5))
+
+    verdict = judge("unobserved", [bare, bare, bare], decode_steps=2)
+
+    assert verdict.reasons == ("the subject gave logits of 2 of 3 steps on prompt",)

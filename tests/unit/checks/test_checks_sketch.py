@@ -47,3 +47,16 @@ def test_equal_sketches_are_no_equal_bits(golden):
     assert judge("parity", capture(), golden, expect=EXPECT).observed["bit_equal"] is False
     with pytest.raises(AlignmentError, match="cannot be told from a sketch"):
         judge("identical", capture(), golden)
+
+
+def test_a_sketch_does_not_say_whether_any_bit_differs(golden):
+    for noise in (0.0, 1e-5):
+        verdict = judge("differs", capture(noise), golden)
+
+        assert verdict.outcome is Outcome.INCONCLUSIVE
+        assert "any bit" in verdict.reasons[0]
+
+
+def test_how_far_a_capture_differs_is_estimated_from_a_sketch(golden):
+    assert judge("differs", capture(0.03), golden, by=1e-3).outcome is Outcome.HELD
+    assert judge("differs", capture(), golden, by=1e-3).outcome is Outcome.REFUTED
