@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.capture import Identity
-from pytest_falsify.captures.plan import Plan
 from pytest_falsify.engines.dimensions import Dimensions
 from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.placeholders import filled, mentions, must_be_placeholders
-from pytest_falsify.engines.prefill import UNDERSTANDS, Seen, run_by_prefill
+from pytest_falsify.engines.prefill import UNDERSTANDS, run_by_prefill, seeing
 from pytest_falsify.engines.process import Finished, run
 from pytest_falsify.engines.sources import repository, sources_digest
 from pytest_falsify.engines.tokenizer import encode
-from pytest_falsify.engines.written import FORMATS, logits_of, read_written
+from pytest_falsify.engines.written import FORMATS, read_written
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
-from pytest_falsify.stages.vocabulary import STAGES, Site, canonical
+from pytest_falsify.stages.vocabulary import STAGES, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from pytest_falsify.captures.capture import TokenInputs
+    from pytest_falsify.captures.capture import CapturedTensor, TokenInputs
+    from pytest_falsify.captures.plan import Plan
     from pytest_falsify.contracts.model import CaptureSpec, Target
     from pytest_falsify.engines.base import Answer, Sink
+    from pytest_falsify.stages.vocabulary import Site
 
 SECONDS = 600.0
 COULD_NOT_START = (126, 127)
 """A shell's own words for a program that cannot be executed, or is not there."""
-LOGITS = Site(0, None, "lm_head")
 _TEXT: Mapping[str, Any] = {"type": "string", "minLength": 1}
 _LIST: Mapping[str, Any] = {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True}
 
@@ -243,27 +243,17 @@ class CommandSession:
 
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """Run the program once, and once more for each decode step."""
-        sites = self._sites(plan)
-        wanted = {*sites, LOGITS} if LOGITS.stage in self.stages else set(sites)
-        if not wanted:
-            msg = f"capture `{self.program.name}`: nothing is asked of a run without `lm_head`"
-            raise CaptureError(msg, expected="`lm_head` among the stages that it promises")
-
-        def forward(tokens: tuple[int, ...]) -> Seen:
-            tensors = self._written(tokens, sorted(wanted, key=lambda site: site.causal_key))
-            return {site: tensors[site] for site in sites}, logits_of(tensors, LOGITS)
-
+        forward = seeing(
+            self._shown,
+            plan,
+            who=f"capture `{self.program.name}`",
+            stages=self.stages,
+            layer_count=self.layer_count,
+        )
         return run_by_prefill(inputs, plan, sink, forward)
 
-    def _sites(self, plan: Plan) -> list[Site]:
-        for stage in plan.named_stages:
-            if stage not in self.stages:
-                msg = f"capture `{self.program.name}` does not promise stage `{stage}`"
-                raise CaptureError(msg, expected=f"one of {', '.join(self.stages)}")
-        one_step = Plan(stages=plan.stages, layers=plan.layers)
-        return list(one_step.sites(self.layer_count))
-
-    def _written(self, tokens: tuple[int, ...], sites: Sequence[Site]) -> dict[Site, Any]:
+    def _shown(self, tokens: tuple[int, ...], plan: Plan) -> dict[Site, CapturedTensor]:
+        sites = tuple(plan.sites(self.layer_count))
         layers = sorted({site.layer for site in sites if site.layer is not None})
         values = {
             "model": str(self.model),

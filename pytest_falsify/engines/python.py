@@ -13,25 +13,24 @@ import numpy as np
 
 from pytest_falsify.captures.capture import CapturedTensor, Identity, TokenInputs
 from pytest_falsify.captures.folder import site_named
-from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.unstated import FLAT
 from pytest_falsify.engines.dimensions import Dimensions
 from pytest_falsify.engines.model_path import model_digest, model_path
-from pytest_falsify.engines.prefill import UNDERSTANDS, Seen, run_by_prefill
+from pytest_falsify.engines.prefill import UNDERSTANDS, run_by_prefill, seeing
 from pytest_falsify.engines.tokenizer import encode
 from pytest_falsify.engines.weight_digests import file_digest
-from pytest_falsify.engines.written import logits_of, shaped
+from pytest_falsify.engines.written import shaped
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
 from pytest_falsify.stages.vocabulary import STAGES, Site, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_falsify.captures.plan import Plan
     from pytest_falsify.contracts.model import CaptureSpec, Target
     from pytest_falsify.engines.base import Answer, Sink
 
 GROUP = "pytest_falsify.python_engines"
-LOGITS = Site(0, None, "lm_head")
 Run = Callable[..., Mapping[Any, Any]]
 """``run(inputs, plan)``: the arrays of a prefill by site; a parameter ``model`` gets the path."""
 
@@ -173,23 +172,13 @@ class PythonSession:
 
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """Call the function once, and once more for each decode step."""
-        for stage in plan.named_stages:
-            if stage not in self.stages:
-                msg = f"engine `{self.function.name}` does not show stage `{stage}`"
-                raise CaptureError(msg, expected=f"one of {', '.join(self.stages)}")
-        one_step = Plan(stages=plan.stages, layers=plan.layers)
-        asked = one_step
-        if LOGITS.stage in self.stages:
-            asked = one_step.union(Plan(stages=(LOGITS.stage,), layers=()))
-        if not asked.named_stages:
-            msg = f"engine `{self.function.name}`: nothing is asked of a run without `lm_head`"
-            raise CaptureError(msg, expected="`lm_head` among the stages that it shows")
-
-        def forward(tokens: tuple[int, ...]) -> Seen:
-            found = self._called(TokenInputs(name=inputs.name, tokens=tokens), asked)
-            shown = {site: found[site] for site in one_step.sites(self.layer_count)}
-            return shown, logits_of(found, LOGITS)
-
+        forward = seeing(
+            lambda tokens, asked: self._called(TokenInputs(name=inputs.name, tokens=tokens), asked),
+            plan,
+            who=f"engine `{self.function.name}`",
+            stages=self.stages,
+            layer_count=self.layer_count,
+        )
         return run_by_prefill(inputs, plan, sink, forward)
 
     def _called(self, inputs: TokenInputs, plan: Plan) -> dict[Site, CapturedTensor]:

@@ -208,7 +208,7 @@ def test_a_capture_that_does_not_say_enough_is_refused(qwen2_tiny, options, what
 def test_a_stage_that_was_not_promised_is_refused_before_anything_runs(qwen2_tiny):
     session = fake(qwen2_tiny, "exit 9 # {out} {model} {tokens}")
 
-    with pytest.raises(CaptureError, match="does not promise stage `ffn_up`"):
+    with pytest.raises(CaptureError, match="does not show stage `ffn_up`"):
         record(session, PROMPT, Plan(stages=("ffn_up",)))
 
 
