@@ -6,7 +6,7 @@ who do not use it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_falsify._fixtures import (
     falsify_capture,
@@ -19,6 +19,8 @@ from pytest_falsify._fixtures import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pytest
 
 __all__ = [
@@ -44,77 +46,79 @@ MARKERS = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
-    group = parser.getgroup("falsify", "contracts about language-model inference")
-    group.addoption(
-        "--falsify",
-        action="store_true",
-        help="collect the falsifiers of YAML contracts and try to refute them",
-    )
-    group.addoption(
-        "--falsify-ledger",
-        choices=LEDGER_MODES,
-        help="what to do with the evidence ledger: update it (the default), check that it says "
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--falsify": {
+        "action": "store_true",
+        "help": "collect the falsifiers of YAML contracts and try to refute them",
+    },
+    "--falsify-ledger": {
+        "choices": LEDGER_MODES,
+        "help": "what to do with the evidence ledger: update it (the default), check that it says "
         "what is observed (the default where CI is set), or leave it off",
-    )
-    group.addoption(
-        "--falsify-gate",
-        nargs="?",
-        const="require",
-        choices=("require", *STATUSES),
-        metavar="STATUS",
-        help="fail unless every selected falsifier has the status that its contract requires, or "
-        "the one given: PARTIAL, FUNCTIONAL or DISCHARGED (write --falsify-gate=STATUS)",
-    )
-    group.addoption(
-        "--falsify-strict",
-        action="store_true",
-        help="fail what would be skipped because it is blocked or inconclusive",
-    )
-    group.addoption(
-        "--falsify-allow-commands",
-        action="store_true",
-        help="run the commands that contracts name; without it those entries are blocked",
-    )
-    group.addoption(
-        "--falsify-require-lane",
-        action="append",
-        default=[],
-        metavar="LANE",
-        help="fail when no falsifier of this lane (gpu, cpu, live, algorithm or a contract's own "
-        "mark) was decided: an absent device must not look like a success; may be repeated",
-    )
-    group.addoption(
-        "--falsify-expected-blocked",
-        metavar="FILE",
-        help="a file of node ids, or <contract id>::<falsifier>[<target>], that may be blocked, "
+    },
+    "--falsify-gate": {
+        "nargs": "?",
+        "const": "require",
+        "choices": ("require", *STATUSES),
+        "metavar": "STATUS",
+        "help": "fail unless every selected falsifier has the status that its contract requires, "
+        "or the one given: PARTIAL, FUNCTIONAL or DISCHARGED (write --falsify-gate=STATUS)",
+    },
+    "--falsify-strict": {
+        "action": "store_true",
+        "help": "fail what would be skipped because it is blocked or inconclusive",
+    },
+    "--falsify-allow-commands": {
+        "action": "store_true",
+        "help": "run the commands that contracts name; without it those entries are blocked",
+    },
+    "--falsify-require-lane": {
+        "action": "append",
+        "default": [],
+        "metavar": "LANE",
+        "help": "fail when no falsifier of this lane (gpu, cpu, live, algorithm or a contract's "
+        "own mark) was decided: an absent device must not look like a success; may be repeated",
+    },
+    "--falsify-expected-blocked": {
+        "metavar": "FILE",
+        "help": "a file of node ids, or <contract id>::<falsifier>[<target>], that may be blocked, "
         "one a line: whatever else is skipped fails, and so does a line that is blocked no more",
-    )
-    group.addoption(
-        "--falsify-captures",
-        choices=CAPTURE_MODES,
-        help="what keeps captures on disk: the workers of one test run share them (run, the "
+    },
+    "--falsify-captures": {
+        "choices": CAPTURE_MODES,
+        "help": "what keeps captures on disk: the workers of one test run share them (run, the "
         "default), later runs of the same code on this machine do too (keep), or nobody (off)",
-    )
-    parser.addini(
-        "falsify_captures", "what keeps captures on disk: run, keep or off", default="run"
-    )
-    parser.addini(
-        "falsify_captures_size", "how large the captures on disk may become", default="4GiB"
-    )
-    parser.addini(
-        "falsify_allow_commands",
-        "run the commands that contracts name",
-        type="bool",
-        default=False,
-    )
-    parser.addini("falsify_evidence", "the folder of the evidence ledgers", default="evidence")
-    parser.addini(
-        "falsify_allowed_signers",
-        "ssh-keygen's file of those who may sign evidence, for the gate",
-        default="",
-    )
+    },
+}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "falsify_captures": {
+        "help": "what keeps captures on disk: run, keep or off",
+        "default": "run",
+    },
+    "falsify_captures_size": {
+        "help": "how large the captures on disk may become",
+        "default": "4GiB",
+    },
+    "falsify_allow_commands": {
+        "help": "run the commands that contracts name",
+        "type": "bool",
+        "default": False,
+    },
+    "falsify_evidence": {"help": "the folder of the evidence ledgers", "default": "evidence"},
+    "falsify_allowed_signers": {
+        "help": "ssh-keygen's file of those who may sign evidence, for the gate",
+        "default": "",
+    },
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and the settings."""
+    group = parser.getgroup("falsify", "contracts about language-model inference")
+    for option, how in OPTIONS.items():
+        group.addoption(option, **how)
+    for setting, how in SETTINGS.items():
+        parser.addini(setting, **how)
 
 
 def pytest_configure(config: pytest.Config) -> None:

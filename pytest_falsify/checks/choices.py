@@ -72,18 +72,14 @@ class TopK:
         if lack := unanswered(captures) or _garbage(captures):
             return inconclusive(lack)
         found = {name: self._changes(claim, runs) for name, runs in by_input(captures).items()}
+        changes = [(name, each) for name, some in found.items() for each in some]
+        flips = [(name, each) for name, each in changes if each.choice is Choice.FLIP]
+        ties = len(changes) - len(flips)
         tokens = sum(
             len(each.inputs.tokens)
             for request, each in captures.items()
             if request.role == "oracle"
         )
-        flips = [
-            (name, each)
-            for name, changes in found.items()
-            for each in changes
-            if each.choice is Choice.FLIP
-        ]
-        ties = sum(len(changes) for changes in found.values()) - len(flips)
         observed = {
             "flips": len(flips),
             "ties": ties,

@@ -161,15 +161,6 @@ def _observed(
     claim: Claim, found: Mapping[str, RoutingDifference], trials: Mapping[str, _Trial]
 ) -> dict[str, Any]:
     kinds = {kind: sum(len(each.of(kind)) for each in found.values()) for kind in Kind}
-    ratios = [layer.ratio for each in found.values() for layer in each.layers.values()]
-    known = [each for each in ratios if each is not None]
-    worst: dict[str, dict[str, float]] = {}
-    for each in found.values():
-        for name, sides in measures(each).items():
-            worst.setdefault(name, {side: value for side, value in sides.items() if side != "mean"})
-            for side in worst[name]:
-                keep = min if side == "min" else max
-                worst[name][side] = keep(worst[name][side], sides[side])
     observed: dict[str, Any] = {
         "calibration": "measured" if claim.parameter("noise") else "uncalibrated",
         "flips": kinds[Kind.FLIP],
@@ -177,13 +168,8 @@ def _observed(
         "inherited": kinds[Kind.INHERITED],
         "tokens": sum(each.tokens for each in found.values()),
         "gate": str(next(iter(next(iter(trials.values())).oracle.layers.values())).gate),
-        "worst": {
-            name: {side: finite(value) for side, value in sides.items()}
-            for name, sides in worst.items()
-        },
+        "worst": _worst(found),
     }
-    if known:
-        observed["worst"]["ratio"] = finite(max(known))
     first = next((each for one in found.values() for each in one.changes), None)
     if first:
         observed["first"] = {
@@ -196,6 +182,25 @@ def _observed(
     if any(each is not None for each in diverged.values()):
         observed["tokens_diverge_at"] = {k: v for k, v in diverged.items() if v is not None}
     return observed | _joined(found, trials)
+
+
+def _worst(found: Mapping[str, RoutingDifference]) -> dict[str, Any]:
+    """Return the worst of every measure over all inputs, and the largest ratio to the noise."""
+    worst: dict[str, Any] = {}
+    for each in found.values():
+        for name, sides in measures(each).items():
+            known = worst.setdefault(name, {})
+            for side, value in sides.items():
+                if side != "mean":
+                    keep = min if side == "min" else max
+                    known[side] = keep(known.get(side, value), value)
+    told = {
+        name: {side: finite(value) for side, value in sides.items()}
+        for name, sides in worst.items()
+    }
+    ratios = [layer.ratio for each in found.values() for layer in each.layers.values()]
+    measured = [each for each in ratios if each is not None]
+    return told | ({"ratio": finite(max(measured))} if measured else {})
 
 
 def _joined(found: Mapping[str, RoutingDifference], trials: Mapping[str, _Trial]) -> dict[str, Any]:

@@ -59,19 +59,7 @@ def lint(
         FalsifyError: when the settings name an unknown rule or severity.
     """
     chosen = severities(settings or {})
-    loaded: list[tuple[Document, Contract]] = []
-    findings: list[Finding] = []
-    left_alone = 0
-    for path in sorted(set(paths)):
-        try:
-            document = parse_contract(read(path), path)
-            if document is None:
-                left_alone += 1
-                continue
-            validate(document, vocabulary)
-            loaded.append((document, normalise(document, vocabulary)))
-        except ContractError as error:
-            findings += _broken(error, path)
+    loaded, findings, left_alone = _loaded(paths, vocabulary)
     peers = _peers(contract for _, contract in loaded)
     for document, contract in loaded:
         subject = Subject(
@@ -89,6 +77,26 @@ def lint(
         contracts=len(loaded),
         left_alone=left_alone,
     )
+
+
+def _loaded(
+    paths: Iterable[Path], vocabulary: Vocabulary
+) -> tuple[list[tuple[Document, Contract]], list[Finding], int]:
+    """Return the contracts, what is wrong with those that are broken, and how many are none."""
+    loaded: list[tuple[Document, Contract]] = []
+    findings: list[Finding] = []
+    left_alone = 0
+    for path in sorted(set(paths)):
+        try:
+            document = parse_contract(read(path), path)
+            if document is None:
+                left_alone += 1
+                continue
+            validate(document, vocabulary)
+            loaded.append((document, normalise(document, vocabulary)))
+        except ContractError as error:
+            findings += _broken(error, path)
+    return loaded, findings, left_alone
 
 
 def findings_of(subject: Subject) -> Iterator[Finding]:
