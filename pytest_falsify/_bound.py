@@ -22,6 +22,7 @@ from pytest_falsify._warnings import FalsifyWarning
 from pytest_falsify.canonical import canonical_bytes, digest_bytes
 from pytest_falsify.contracts.digest import entry_digest
 from pytest_falsify.errors import FalsifyError
+from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
 from pytest_falsify.ledger.machine import machine_id, platform_words
 from pytest_falsify.ledger.observation import Observation
@@ -255,7 +256,7 @@ def _payload(
         falsifier=binding.falsifier.id,
         target=item.nodeid,
         entry=entry_digest(binding.contract, binding.falsifier),
-        subject=digest_bytes(source_of(item).encode()),
+        digests=Digests(subject=digest_bytes(source_of(item).encode())),
         machine=machine_id(),
         platform=platform_words(),
         outcome=outcome,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.canonical import digest
@@ -41,12 +42,12 @@ def evidence_of(
         falsifier=claim.falsifier.id,
         target=claim.target.name,
         entry=entry_digest(claim.contract, claim.falsifier),
-        subject=verdict.subject or _digest_of(identities.get("subject", ())),
-        oracle=_digest_of((*identities.get("oracle", ()), *identities.get("control", ()))),
-        inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
-        sources=known.sources,
-        model=known.model,
-        declared=known.declared,
+        digests=replace(
+            known,
+            subject=verdict.subject or _digest_of(identities.get("subject", ())),
+            oracle=_digest_of((*identities.get("oracle", ()), *identities.get("control", ()))),
+            inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
+        ),
         machine=machine_id(),
         platform=_platform(captures),
         outcome=verdict.outcome,
@@ -64,9 +65,7 @@ def blocked(claim: Claim, reason: str, known: Digests = NOTHING) -> Evidence:
         falsifier=claim.falsifier.id,
         target=claim.target.name,
         entry=entry_digest(claim.contract, claim.falsifier),
-        sources=known.sources,
-        model=known.model,
-        declared=known.declared,
+        digests=known,
         machine=machine_id(),
         platform=platform_words(),
         outcome=Outcome.BLOCKED,

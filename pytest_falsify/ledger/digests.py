@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.fields import as_object, exact_keys, is_digest
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 DISPUTED = "disputed"
 """Stands where merged records name different digests: no confirmation is fresh against it."""
-
-_NAMES = frozenset({"subject", "oracle", "inputs", "sources", "model", "declared"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,9 @@ class Digests:
         sources: the content of the sources that captures declare, and of input files.
         model: the content of the model's files.
         declared: the target as the contract declares it: model, revision, device, level.
+
+    Raises:
+        LedgerError: when one is neither a digest nor ``disputed``.
     """
 
     subject: str | None = None
@@ -39,6 +40,11 @@ class Digests:
     declared: str | None = None
 
     NAMES = ("subject", "oracle", "inputs", "sources", "model", "declared")
+
+    def __post_init__(self) -> None:
+        for name, value in self.items():
+            if value is not None and value != DISPUTED:
+                check_digest(name, value)
 
     def values(self) -> tuple[str | None, ...]:
         """Return the digests in the order of their names."""
@@ -53,10 +59,32 @@ class Digests:
         pairs = zip(self.values(), other.values(), strict=True)
         return Digests.of([one if one is not None else two for one, two in pairs])
 
+    def refuse_dispute(self) -> None:
+        """Hold the digests of a record to their form: it knows what it was made with.
+
+        Raises:
+            LedgerError: naming the first that is disputed.
+        """
+        if DISPUTED in self.values():
+            for name, value in self.items():
+                if value is not None:
+                    check_digest(name, value)
+
     @classmethod
     def of(cls, values: Sequence[str | None]) -> Digests:
         """Return the digests that stand in the order of their names."""
         return cls(**dict(zip(cls.NAMES, values, strict=True)))
+
+    @classmethod
+    def shared(cls, values: tuple[str | None, ...]) -> Digests:
+        """Return the same, as one object for all that have the same ones.
+
+        The falsifiers of one target mostly do.
+        """
+        try:
+            return _shared(values)
+        except TypeError:  # a value that cannot be hashed is no digest
+            return cls.of(values)
 
     def to_json(self) -> dict[str, str]:
         """Return the known ones as a JSON object."""
@@ -70,50 +98,28 @@ class Digests:
             LedgerError: when a member is neither a digest nor ``disputed``.
         """
         data = as_object(value, "a set of digests")
-        try:
-            return _read_digests(tuple(data.items()))
-        except TypeError:  # a value that cannot be hashed is no digest
-            return _read_digests.__wrapped__(tuple(data.items()))
+        exact_keys(data, "a set of digests", optional=DIGEST_NAMES)
+        for name, each in data.items():
+            if each is None:
+                check_digest(name, each)
+        return cls.shared(tuple(map(data.get, cls.NAMES)))
 
 
-@lru_cache(maxsize=4096)
-def _read_digests(items: tuple[tuple[str, Any], ...]) -> Digests:
-    """Read digests; the falsifiers of one target mostly have the same ones."""
-    data = dict(items)
-    exact_keys(data, "a set of digests", optional=_NAMES)
-    for name, each in items:
-        if each != DISPUTED:
-            _check_digest(name, each)
-    return Digests(**data)
+DIGEST_NAMES = frozenset(Digests.NAMES)
+NO_DIGESTS = Digests()
 
 
-def check_digests(values: tuple[object, ...]) -> None:
-    """Hold the digests of a record to their form.
-
-    Args:
-        values: the digests of entry and machine, then those of ``Digests`` in the order of names.
+def check_digest(name: str, value: object) -> None:
+    """Hold a digest to its form.
 
     Raises:
-        LedgerError: naming the first that is none.
+        LedgerError: when it is not ``sha256:<64 hex digits>``.
     """
-    try:
-        _known_digests(values)
-    except TypeError:  # a value that cannot be hashed is no digest
-        _known_digests.__wrapped__(values)
-
-
-@lru_cache(maxsize=4096)
-def _known_digests(values: tuple[object, ...]) -> None:
-    """Refuse what is no digest; the records of one target mostly have the same ones."""
-    entry, machine, *others = values
-    _check_digest("entry", entry)
-    _check_digest("machine", machine)
-    for name, value in zip(Digests.NAMES, others, strict=True):
-        if value is not None:
-            _check_digest(name, value)
-
-
-def _check_digest(name: str, value: object) -> None:
     if not is_digest(value):
         msg = f"{name} is {value!r}"
         raise LedgerError(msg, expected="sha256: and 64 hexadecimal digits")
+
+
+@lru_cache(maxsize=4096)
+def _shared(values: tuple[str | None, ...]) -> Digests:
+    return Digests.of(values)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.errors import LedgerError
-from pytest_falsify.ledger.digests import Digests, check_digests
+from pytest_falsify.ledger.digests import DIGEST_NAMES, NO_DIGESTS, Digests, check_digest
 from pytest_falsify.ledger.fields import (
     as_object,
     exact_keys,
@@ -37,7 +37,7 @@ _REQUIRED = frozenset(
         "target",
     }
 )
-_OPTIONAL = frozenset(Digests.NAMES) | {"faults", "reasons", "retracted", "signature"}
+_OPTIONAL = DIGEST_NAMES | {"faults", "reasons", "retracted", "signature"}
 
 
 class Outcome(Enum):
@@ -88,12 +88,7 @@ class Evidence:
 
     Attributes:
         entry: digest of the meaning of the contract's entry.
-        subject: digest of the implementation on trial: weights, engine, version, sources.
-        oracle: digest of the trusted reference.
-        inputs: digest of the token ids.
-        sources: digest of declared sources and input files; see ``Digests`` for this and the next.
-        model: digest of the model's files.
-        declared: digest of the target's declaration.
+        digests: what the verdict depended on at its target.
         machine: digest that stands for the machine (see ``ledger.machine``).
         platform: the same in words, ``linux-x86_64, NVIDIA H200, torch 2.13.0``.
         reasons: the verdict in words, the most important first.
@@ -116,12 +111,7 @@ class Evidence:
     outcome: Outcome
     source: Source
     platform: str = ""
-    subject: str | None = None
-    oracle: str | None = None
-    inputs: str | None = None
-    sources: str | None = None
-    model: str | None = None
-    declared: str | None = None
+    digests: Digests = NO_DIGESTS
     reasons: tuple[str, ...] = ()
     observed: Mapping[str, Any] = field(default_factory=dict)
     coverage: Mapping[str, Any] = field(default_factory=dict)
@@ -132,7 +122,9 @@ class Evidence:
     content: str = field(init=False)
 
     def __post_init__(self) -> None:
-        check_digests((self.entry, self.machine, *self._digest_values()))
+        check_digest("entry", self.entry)
+        check_digest("machine", self.machine)
+        self.digests.refuse_dispute()
         if self.retracted and self.outcome is not Outcome.REFUTED:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
@@ -143,18 +135,6 @@ class Evidence:
 
     def __hash__(self) -> int:
         return hash((self.id, self.content))
-
-    @property
-    def digests(self) -> Digests:
-        """What the verdict depended on at its target."""
-        return Digests(
-            subject=self.subject,
-            oracle=self.oracle,
-            inputs=self.inputs,
-            sources=self.sources,
-            model=self.model,
-            declared=self.declared,
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object, members without a value left out."""
@@ -202,12 +182,7 @@ class Evidence:
             outcome=get_member(data, "outcome", what, Outcome),
             source=get_member(data, "source", what, Source),
             platform=get_text(data, "platform", what),
-            subject=data.get("subject"),
-            oracle=data.get("oracle"),
-            inputs=data.get("inputs"),
-            sources=data.get("sources"),
-            model=data.get("model"),
-            declared=data.get("declared"),
+            digests=Digests.shared(tuple(map(data.get, Digests.NAMES))),
             reasons=get_texts(data, "reasons", what),
             observed=Settled(get_object(data, "observed", what)),
             coverage=Settled(get_object(data, "coverage", what)),
@@ -247,9 +222,6 @@ class Evidence:
         repeats = self.observed.get("repeats")
         return repeats if isinstance(repeats, int) else 0
 
-    def _digest_values(self) -> tuple[str | None, ...]:
-        return self.subject, self.oracle, self.inputs, self.sources, self.model, self.declared
-
     def _identity(self) -> list[str | bool | int | None]:
         """All that a status is computed from: where two records differ in it, both count.
 
@@ -259,12 +231,7 @@ class Evidence:
             self.falsifier,
             self.entry,
             self.target,
-            self.subject,
-            self.oracle,
-            self.inputs,
-            self.sources,
-            self.model,
-            self.declared,
+            *self.digests.values(),
             self.machine,
             self.outcome.value,
             self.source.value,

@@ -29,8 +29,8 @@ def statements(ledger: Ledger) -> tuple[dict[str, Any], ...]:
     for block in ledger.blocks.values():
         for each in block.evidence:
             is_meant = block.is_fresh(each) and each.outcome.is_decisive and not each.retracted
-            if is_meant and each.subject is not None:
-                subjects.setdefault(each.subject, []).append(each)
+            if is_meant and each.digests.subject is not None:
+                subjects.setdefault(each.digests.subject, []).append(each)
     return tuple(_statement(ledger.contract, *each) for each in sorted(subjects.items()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from pytest_falsify._loading import entry_facts, load
 from pytest_falsify.canonical import digest
 from pytest_falsify.cli import main
+from pytest_falsify.ledger.digests import DIGEST_NAMES
 from pytest_falsify.ledger.evidence import Evidence, Outcome, Source
 from pytest_falsify.ledger.journal import Journal
 from pytest_falsify.ledger.merge import fold
@@ -65,12 +67,11 @@ class Repository:
     def evidence(self, falsifier=IDS[0], outcome="held", *, on="a", target="teacher", **changes):
         contract = load(self.path / "contracts/a.yaml")
         entry = entry_facts(contract)[falsifier]
+        seen = {name: digest(name) for name in ("subject", "oracle", "inputs")}
+        seen |= {name: changes.pop(name) for name in {*changes} & DIGEST_NAMES}
         values = {
             "entry": entry.entry,
-            "subject": digest("subject"),
-            "oracle": digest("oracle"),
-            "inputs": digest("inputs"),
-            **entry.known[target].to_json(),
+            "digests": replace(entry.known[target], **seen),
             "platform": "linux-x86_64",
             "observed": {"worst": {"rel_l2": 0.0031}},
             "faults": CAUGHT,

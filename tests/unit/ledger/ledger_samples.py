@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.ledger.block import EntryFacts, FalsifierBlock, Ledger
+from pytest_falsify.ledger.digests import DIGEST_NAMES as NAMES
 from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.discharge import Discharge
 from pytest_falsify.ledger.evidence import Evidence, Outcome, Retraction, Signature, Source
@@ -30,9 +31,7 @@ def evidence(outcome="held", target="teacher", source="live", on="a", **changes)
     values = {
         "falsifier": FALSIFIER,
         "entry": ENTRY,
-        "subject": SUBJECT,
-        "oracle": ORACLE,
-        "inputs": INPUTS,
+        "digests": replace(TODAY, **{name: changes.pop(name) for name in {*changes} & NAMES}),
         "machine": machine(on),
         "platform": "linux-x86_64, torch 2.13.0",
         "observed": {"worst": {"rel_l2": 0.0031, "site": "0/0/attn_out"}},
@@ -88,6 +87,7 @@ discharges = st.builds(
 @st.composite
 def records(draw, outcomes=outcomes) -> Evidence:
     outcome, digests = draw(outcomes), draw(known_digests)
+    no_subject = replace(digests, subject=None)
     is_retracted = outcome is Outcome.REFUTED and draw(st.booleans())
     return Evidence(
         falsifier=FALSIFIER,
@@ -97,9 +97,7 @@ def records(draw, outcomes=outcomes) -> Evidence:
         platform=draw(st.sampled_from(["linux", "linux, NVIDIA H200", "darwin, Apple M4"])),
         outcome=outcome,
         source=draw(sources),
-        subject=digests.subject if draw(st.booleans()) or outcome is Outcome.HELD else None,
-        oracle=digests.oracle,
-        inputs=digests.inputs,
+        digests=digests if draw(st.booleans()) or outcome is Outcome.HELD else no_subject,
         reasons=tuple(draw(st.lists(st.sampled_from(["why", "also"]), max_size=1))),
         observed=draw(observed_numbers),
         coverage={"sites": draw(st.integers(0, 9))},

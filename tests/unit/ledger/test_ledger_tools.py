@@ -105,7 +105,7 @@ def test_what_one_side_superseded_does_not_come_back():
     noted = on_file(evidence(target="tiny", source="algorithm"), before=base)
     both = merge_three(base, mended, noted)
     assert status(both) is Status.FUNCTIONAL
-    assert {each.subject for each in both.blocks[FALSIFIER].evidence} == {SUBJECT}
+    assert {each.digests.subject for each in both.blocks[FALSIFIER].evidence} == {SUBJECT}
 
 
 def test_a_target_that_one_side_dropped_does_not_come_back():
