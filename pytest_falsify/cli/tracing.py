@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.side_by_side import Conclusion
-    from pytest_falsify.disaggregation.rates import Rate
+    from pytest_falsify.compare.rates import Rate
     from pytest_falsify.disaggregation.recordings import Traced
 
 _PATH = click.Path(path_type=Path)
@@ -73,7 +73,7 @@ def trace(
 
 def _recorded(path: Path, max_rate: float | None) -> tuple[list[dict[str, Any]], int, str]:
     """Return what a trace or a report tells, and what that comes to."""
-    from pytest_falsify.disaggregation.rates import Rate
+    from pytest_falsify.compare.rates import Rate
     from pytest_falsify.disaggregation.recordings import read_json
 
     if path.suffix != _JSON:

@@ -19,8 +19,8 @@ import numpy as np
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.tensor_file import dtype_named
 from pytest_falsify.captures.unstated import unstated_capture
+from pytest_falsify.compare.rates import Rate
 from pytest_falsify.disaggregation.legs import Leg
-from pytest_falsify.disaggregation.rates import Rate
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
 
