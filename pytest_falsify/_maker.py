@@ -93,6 +93,8 @@ class CaptureMaker:
         try:
             self._must_suit(spec, is_fresh=is_fresh)
             session = self.pool.session(self.target, spec, root=self.root, device=self.device)
+            if getattr(session, "is_served", False):
+                plan = plan.answer_only()
             fed = self._fed(self._inputs(inputs, session), tuple(forced), prefilled)
             if resumes is not None:
                 from pytest_falsify.disaggregation.resumed import Resumed

@@ -87,6 +87,7 @@ class CaptureCache:
                 "device_name": identity.device_name,
                 "identity": identity.digest,
                 "inputs": inputs.digest,
+                "place": getattr(session, "place", ""),
                 "positions": plan.chosen and list(plan.chosen),
                 "scope": self.scope,
             }

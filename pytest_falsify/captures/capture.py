@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_falsify.captures.plan import Plan
+    from pytest_falsify.captures.shortlist import Shortlists
     from pytest_falsify.captures.sketch import Sketch
     from pytest_falsify.stages.vocabulary import Site
 
@@ -109,6 +110,9 @@ class Capture:
         logits: the logits that the run returned, one array a step: step 0 ``(tokens, vocab)``,
             decode steps ``(1, vocab)``. They are the run's answer, not an observation.
         continuation: the greedy tokens, one a decode step.
+        shortlists: what a server told in place of logits, one tuple a step; None: it has logits.
+        caveats: in words, what keeps the run from discharging a claim.
+        machine: the digest of the machine that computed it, where that was not this one.
     """
 
     identity: Identity
@@ -118,6 +122,9 @@ class Capture:
     logits: tuple[np.ndarray[Any, Any], ...]
     continuation: tuple[int, ...] = ()
     missing: tuple[Site, ...] = field(default=())
+    shortlists: Shortlists | None = None
+    caveats: tuple[str, ...] = ()
+    machine: str | None = None
 
     @property
     def nbytes(self) -> int:

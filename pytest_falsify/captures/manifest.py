@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.canonical import canonical_text, digest
 from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
 from pytest_falsify.captures.plan import Plan
+from pytest_falsify.captures.shortlist import shortlists_from_json, shortlists_to_json
 from pytest_falsify.captures.sketch import Sketch
 from pytest_falsify.captures.tensor_file import array_digest, dtype_named
 from pytest_falsify.contracts.problems import yaml_path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+
+    from pytest_falsify.captures.shortlist import Shortlists
 
     Array = np.ndarray[Any, Any]
 
@@ -88,6 +91,9 @@ class Manifest:
     continuation: tuple[int, ...]
     tensors: tuple[StoredTensor, ...]
     logits: tuple[StoredTensor, ...]
+    shortlists: Shortlists | None = None
+    caveats: tuple[str, ...] = ()
+    machine: str | None = None
 
     def capture(self, tensors: Mapping[Site, CapturedTensor], logits: Sequence[Array]) -> Capture:
         """Return the capture with its values."""
@@ -99,6 +105,9 @@ class Manifest:
             logits=tuple(logits),
             continuation=self.continuation,
             missing=self.missing,
+            shortlists=self.shortlists,
+            caveats=self.caveats,
+            machine=self.machine,
         )
 
 
@@ -142,8 +151,21 @@ def manifest_text(
         "logits": [
             _stored(array, file) for array, file in zip(capture.logits, logits, strict=True)
         ],
+        **_served(capture),
     }
     return canonical_text({**body, "digest": digest(body)})
+
+
+def _served(capture: Capture) -> dict[str, Any]:
+    """Return what only a server's capture has."""
+    found: dict[str, Any] = {}
+    if capture.shortlists is not None:
+        found["shortlists"] = shortlists_to_json(capture.shortlists)
+    if capture.caveats:
+        found["caveats"] = list(capture.caveats)
+    if capture.machine is not None:
+        found["machine"] = capture.machine
+    return found
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -219,6 +241,9 @@ def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
         continuation=tuple(body["continuation"]),
         tensors=tensors,
         logits=tuple(_stored_tensor(each, path) for each in body["logits"]),
+        shortlists=shortlists_from_json(body["shortlists"]) if "shortlists" in body else None,
+        caveats=tuple(body.get("caveats", ())),
+        machine=body.get("machine"),
     )
 
 

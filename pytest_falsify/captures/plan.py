@@ -41,6 +41,10 @@ class Plan:
         """Return this plan with "all that can be shown" spelt out."""
         return replace(self, stages=stages) if self.stages is None else self
 
+    def answer_only(self) -> Plan:
+        """Return the part of this plan that somebody can keep who shows no stage."""
+        return Plan(stages=(), decode_steps=self.decode_steps)
+
     @property
     def named_stages(self) -> tuple[str, ...]:
         """The stages of a resolved plan.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
     from pytest_falsify.engines.base import Session
 
-    _Run = tuple[str, str, int, tuple[int, ...] | None]
+    _Run = tuple[str, str, str, int, tuple[int, ...] | None]
 
 MAX_SESSIONS = 4
 MAX_BYTES = 2 << 30
@@ -72,7 +72,8 @@ class CapturePool:
         plan = plan.resolved(session.stages)
         if is_fresh:
             return record(session, inputs, plan)
-        key = (session.identity().digest, inputs.digest, plan.decode_steps, plan.chosen)
+        place = getattr(session, "place", "")
+        key = (session.identity().digest, place, inputs.digest, plan.decode_steps, plan.chosen)
         known = self._captures.get(key)
         if known is None or not known.plan.covers(plan):
             make = self._cache.capture if self._cache else record

@@ -49,6 +49,9 @@ def record(
         missing=tuple(site for site in planned if site not in seen),
         logits=() if is_sketch else answer.logits,
         continuation=answer.continuation,
+        shortlists=answer.shortlists,
+        caveats=answer.caveats,
+        machine=getattr(session, "machine", None),
     )
 
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.errors import AlignmentError
 from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
-    from pytest_falsify.captures.capture import CapturedTensor
     from pytest_falsify.stages.vocabulary import Site
 
     Array = np.ndarray[Any, Any]
@@ -59,23 +59,49 @@ def sketched(site: Site, tensor: CapturedTensor, *, seed: int = 0) -> CapturedTe
     Raises:
         AlignmentError: when the tensor has no axis of tokens.
     """
-    names = tensor.dims.split()
     if tensor.sketch or STAGES[site.stage].is_index:
         return tensor
-    if TOKENS not in names or tensor.array.ndim != len(names):
+    sketch = _sketch(tensor.dims, tensor.array.shape, seed)
+    if sketch is None:
         msg = f"{site} cannot be sketched: {tensor.describe()}"
         raise AlignmentError(msg, expected="one axis for each name, and one of them tokens")
-    values = np.moveaxis(tensor.array, names.index(TOKENS), 0)
-    width = prod(values.shape[1:])
-    if width <= PROJECTIONS:
+    if sketch.width <= PROJECTIONS:
         return tensor
-    dtype = np.float64 if values.dtype == np.float64 else np.float32
-    flat = values.reshape(len(values), width).astype(dtype, copy=False)
+    projected = _projected(tensor.array, tensor.dims.split().index(TOKENS), sketch)
+    return CapturedTensor(
+        array=projected, dims=DIMS, positions=tensor.positions, mask=tensor.mask, sketch=sketch
+    )
+
+
+@lru_cache(maxsize=64)
+def _sketch(dims: str, shape: tuple[int, ...], seed: int) -> Sketch | None:
+    """Return how a tensor of some dims and shape is sketched, or None when it cannot be."""
+    names = dims.split()
+    if len(shape) != len(names) or TOKENS not in names:
+        return None
+    others = [each for each in zip(names, shape, strict=True) if each[0] != TOKENS]
+    return Sketch(
+        dims=" ".join((TOKENS, *(name for name, _ in others))),
+        width=prod(length for _, length in others),
+        seed=seed,
+    )
+
+
+def _projected(array: Array, axis: int, sketch: Sketch) -> Array:
+    """Return the projections of each token: (tokens, projections).
+
+    Args:
+        array: the values in any order of axes.
+        axis: where its tokens are.
+        sketch: how it is sketched.
+    """
+    rows = array if axis == 0 else np.moveaxis(array, axis, 0)
+    dtype = np.float64 if rows.dtype == np.float64 else np.float32
+    flat = rows.reshape(len(rows), sketch.width).astype(dtype, copy=False)
+    signs = _signs(sketch.width, sketch.seed).astype(dtype, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):  # an infinity becomes NaN: it stays visible
-        projected = flat @ _signs(width, seed).astype(dtype, copy=False)
-    rest = " ".join(name for name in names if name != TOKENS)
-    sketch = Sketch(dims=f"{TOKENS} {rest}", width=width, seed=seed)
-    return replace(tensor, array=projected, dims=DIMS, sketch=sketch)
+        found: Array = flat @ signs
+    return found
 
 
 class Sketching:

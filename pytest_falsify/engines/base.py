@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import CapturedTensor, Identity, TokenInputs
     from pytest_falsify.captures.plan import Plan
+    from pytest_falsify.captures.shortlist import Shortlists
     from pytest_falsify.contracts.model import CaptureSpec, Target
     from pytest_falsify.stages.vocabulary import Site
 
@@ -32,11 +33,17 @@ class Answer:
         logits: one array a step: step 0 ``(tokens, vocab)``, decode steps ``(1, vocab)``.
         continuation: the greedy tokens, one a decode step, whether they were fed or forced ones.
         stopped_at: the last planned site, when the run ended there: its step has no logits.
+        shortlists: what a server told of the distributions that each step decided, in place of
+            logits; None: the engine has logits.
+        caveats: in words, what keeps the run from discharging a claim: answers from a cache, cut
+            short, or asked for again.
     """
 
     logits: tuple[np.ndarray[Any, Any], ...]
     continuation: tuple[int, ...]
     stopped_at: Site | None = None
+    shortlists: Shortlists | None = None
+    caveats: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -45,6 +52,9 @@ class Session(Protocol):
     A session that honours forced tokens or chosen positions names them in ``understands``, a set of
     ``forced`` and ``positions``; of the others neither is ever asked. One whose identity covers all
     that decides its numbers says ``is_identity_complete``: its captures may outlive a test run.
+    One that asks a server says ``is_served``: it is asked for its answer alone. Where two of one
+    identity may differ, ``place`` tells them apart, and ``machine`` is the digest of the machine
+    that computes, where that is not this one.
     """
 
     @property

@@ -153,7 +153,10 @@ class RecordedSession:
             if site in recorded.tensors:
                 sink(site, recorded.tensors[site])
         return Answer(
-            logits=recorded.logits[: steps + 1], continuation=recorded.continuation[:steps]
+            logits=recorded.logits[: steps + 1],
+            continuation=recorded.continuation[:steps],
+            shortlists=recorded.shortlists and recorded.shortlists[: steps + 1],
+            caveats=recorded.caveats,
         )
 
     def _of(self, inputs: TokenInputs) -> Capture:
