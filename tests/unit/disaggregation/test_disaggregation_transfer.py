@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -121,11 +125,87 @@ def test_carriers_bring_every_byte(size):
         listener.close()
 
 
+def put(sender, data):
+    tickets = []
+    sender.put([memoryview(data)], tickets.append)
+    return tickets[0]
+
+
 def test_shared_memory_is_used_again_and_given_back():
     sender, tickets = MemorySender(), []
     for _ in range(3):
         sender.restart()
-        sender.put([memoryview(b"x" * 100)], tickets.append)
+        tickets.append(put(sender, b"x" * 100))
     assert len(set(tickets)) == 1
     sender.close()
     assert not Path(tickets[0][0]).exists()
+
+
+def test_of_a_larger_cache_before_it_a_smaller_one_sees_nothing():
+    large = layers(3)
+    small = {0: LayerCache(keys=large[1].keys[:, :4], values=large[2].values[:, :4], length=4)}
+    whole = (HEADS, TOKENS, TOKENS)
+    transfer, tickets = Transfer(options={}), []
+    with closing(MemorySender()) as sender:
+        receiver = MemoryReceiver()
+        for sent in (large, small):
+            sender.restart()
+            receiver.restart()
+            sender.put(transfer.packed(sent), tickets.append)
+            data = receiver.take(tickets[-1])
+        assert tickets[0][:2] == tickets[1][:2]
+        assert bytes(data) == b"".join(map(bytes, transfer.packed(small)))
+        arrived = transfer.unpacked(data, {0: (HEADS, 4, 4)})
+        assert torch.equal(arrived[0].keys, small[0].keys)
+        with pytest.raises(CaptureError, match="did not arrive"):
+            transfer.unpacked(data, {2: whole})
+
+
+def test_a_segment_at_the_place_of_one_that_is_gone_is_not_taken_for_it():
+    receiver = MemoryReceiver()
+    with closing(MemorySender()) as sender:
+        before = put(sender, b"before")
+        assert bytes(receiver.take(before)) == b"before"
+    with closing(MemorySender()) as sender:
+        after = put(sender, b"after")
+        assert bytes(receiver.take(after)) == b"after"
+    assert after[1] != before[1]
+
+
+KILLED = """
+import os, sys, tempfile
+from pathlib import Path
+from pytest_falsify.disaggregation.carriers import MemorySender
+MemorySender().put([memoryview(b"x" * 100)], lambda ticket: print(ticket[0], flush=True))
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files without a name are Linux's")
+def test_a_process_that_is_killed_leaves_no_segment_behind():
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -9
+    path = Path(done.stdout.strip())
+    assert path.is_relative_to("/proc")
+    assert not path.exists()
+
+
+def test_where_every_file_has_a_name_it_goes_with_its_sender(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with closing(MemorySender()) as sender:
+        ticket = put(sender, b"named")
+        assert Path(ticket[0]).name.startswith("pytest-falsify-")
+        assert bytes(MemoryReceiver().take(ticket)) == b"named"
+    assert not Path(ticket[0]).exists()
+
+
+@given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=6), writers=st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_however_many_threads_write_every_byte_is_in_its_place(sizes, writers):
+    pieces = [bytes([index + 1]) * size for index, size in enumerate(sizes)]
+    tickets = []
+    with closing(MemorySender(writers)) as sender:
+        sender.put([memoryview(each) for each in pieces], tickets.append)
+        assert bytes(MemoryReceiver().take(tickets[0])) == b"".join(pieces)
