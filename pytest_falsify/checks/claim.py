@@ -42,8 +42,8 @@ class Claim:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of the inputs that it is tried with: those it names, or all."""
-        return tuple(self.parameter("inputs", ())) or tuple(self.contract.inputs)
+        """The names of the inputs that it is tried with."""
+        return self.contract.inputs_of(self.falsifier)
 
     def plan(self, *, decode_steps: int = 0, needs_answer: bool = True) -> Plan:
         """Return what the check's ``stages``, ``layers`` and ``positions`` ask to observe.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import digest
+from pytest_falsify.contracts.dataset import TOKENS
 from pytest_falsify.contracts.digest import captures_of, inputs_of
 from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.sources import repository, sources_digest
@@ -59,7 +60,8 @@ class Declarations:
         self, contract: Contract, falsifier: Falsifier, inputs: tuple[InputSpec, ...]
     ) -> str | None:
         globs = sorted({glob for _, glob in _globs(contract, falsifier)})
-        files = sorted({each.file for each in inputs if each.file is not None})
+        named = {name for each in inputs for name in (each.file, each.dataset)}
+        files = sorted(name for name in named if name is not None)
         key = (contract.path, tuple(globs), tuple(files))
         if key not in self._sources:
             self._sources[key] = _digest_of_files(contract, globs, files)
@@ -100,7 +102,7 @@ def _globs(contract: Contract, falsifier: Falsifier) -> Iterator[tuple[int, str]
 
 
 def _has_text(inputs: tuple[InputSpec, ...]) -> bool:
-    return any(each.tokens is None for each in inputs)
+    return any(each.tokens is None and each.field != TOKENS for each in inputs)
 
 
 def _digest_of_files(contract: Contract, globs: list[str], files: list[str]) -> str | None:

@@ -49,11 +49,8 @@ def captures_of(contract: Contract, falsifier: Falsifier) -> dict[str, CaptureSp
 
 
 def inputs_of(contract: Contract, falsifier: Falsifier) -> tuple[InputSpec, ...]:
-    """Return the inputs that a falsifier's check is tried with: those it names, or all."""
-    if falsifier.check is None:
-        return ()
-    names = falsifier.check.parameters.get("inputs", contract.inputs)
-    return tuple(contract.inputs[name] for name in sorted(set(names)))
+    """Return the inputs that a falsifier's check is tried with, in the order of their names."""
+    return tuple(contract.inputs[name] for name in sorted(set(contract.inputs_of(falsifier))))
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,5 +95,7 @@ def _capture(spec: CaptureSpec) -> dict[str, Any]:
 
 def _input(spec: InputSpec) -> dict[str, Any]:
     tokens = None if spec.tokens is None else list(spec.tokens)
+    if spec.dataset is not None:
+        return {"dataset": spec.dataset, "field": spec.field, "limit": spec.limit}
     meaning = {"text": spec.text, "tokens": tokens, "file": spec.file}
     return {**meaning, "forced": list(spec.forced)} if spec.forced else meaning

@@ -51,10 +51,13 @@ class CaptureSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """What the model is fed: exactly one of text, token ids, or a file of text.
+    """What the model is fed: exactly one of text, token ids, a file of text, or a dataset.
 
     Attributes:
         forced: the token ids that decode steps are fed; empty: the greedy ones.
+        dataset: a JSONL file of prompts, which only a check that asks for one is tried with.
+        field: the key of its lines that holds the prompt; None: whichever a line has.
+        limit: how many of its lines are read; None: all.
     """
 
     name: str
@@ -63,6 +66,9 @@ class InputSpec:
     tokens: tuple[int, ...] | None = None
     file: str | None = None
     forced: tuple[int, ...] = ()
+    dataset: str | None = None
+    field: str | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +180,16 @@ class Contract:
             return ()
         names = falsifier.targets or tuple(self.targets)
         return tuple(self.targets[name] for name in names)
+
+    def inputs_of(self, falsifier: Falsifier) -> tuple[str, ...]:
+        """Return the names of the inputs that a falsifier is tried with.
+
+        They are those that its check names; else all but datasets, which have to be named.
+        """
+        if falsifier.check is None:
+            return ()
+        named = tuple(falsifier.check.parameters.get("inputs", ()))
+        return named or tuple(name for name, each in self.inputs.items() if not each.dataset)
 
     def falsifier(self, id: str) -> Falsifier | None:  # noqa: A002 - the field's own word
         """Return the falsifier with an id, or None."""

@@ -179,6 +179,9 @@ def _inputs(document: Document) -> Mapping[str, InputSpec]:
             tokens=tuple(map(int, body["tokens"])) if "tokens" in body else None,
             file=body.get("file"),
             forced=tuple(map(int, body.get("forced", ()))),
+            dataset=body.get("dataset"),
+            field=body.get("field"),
+            limit=body.get("limit"),
         )
         for name, body in (document.data.get("inputs") or {}).items()
     }

@@ -170,7 +170,35 @@ def _check(
     for steps in CAPTURE_KEYS:
         yield from _dangling((*at, *steps), member(check, steps), data, "captures")
     yield from _same_captures(at, check, data)
-    if kind not in vocabulary.hosted and not data.get("inputs"):
+    if kind in vocabulary.surveys:
+        yield from _unlike_datasets((*at, "inputs"), check.get("inputs"), data)
+    elif kind not in vocabulary.hosted:
+        yield from _unfed(at, check.get("inputs"), data)
+
+
+def _unlike_datasets(at: Steps, names: Any, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the inputs of a check of many prompts that are one prompt."""
+    inputs = data.get("inputs") or {}
+    for name in names if isinstance(names, list) else [names]:
+        if name in inputs and "dataset" not in inputs[name]:
+            yield Problem(
+                at=at,
+                what=f"the input `{name}` is one prompt",
+                expected="inputs that are a `dataset:` of many",
+            )
+
+
+def _unfed(at: Steps, names: Any, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield why a check of single prompts has none."""
+    inputs = data.get("inputs") or {}
+    for name in names if isinstance(names, list) else [names]:
+        if name in inputs and "dataset" in inputs[name]:
+            yield Problem(
+                at=(*at, "inputs"),
+                what=f"the input `{name}` is a dataset, of which this kind of check sees nothing",
+                expected="inputs that are one prompt, or the kind `rate`",
+            )
+    if names is None and all("dataset" in each for each in inputs.values()):
         yield Problem(
             at=at,
             what="the contract has no inputs, so nothing could be compared",

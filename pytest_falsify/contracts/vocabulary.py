@@ -21,6 +21,7 @@ class Vocabulary:
             share (``subject``, ``oracle``, ``noise``, ``stages``, ``layers``, ``inputs``) are
             checked by the contract's own schema; here ``{}`` is enough to allow one.
         engines: for each engine the JSON Schema of each option that a capture may give it.
+        surveys: the check kinds that are tried with datasets, and with nothing else.
         hosted: the check kinds that need no target: where none is named they run on this machine.
         stage: returns the canonical name of a stage, and raises FalsifyError for an unknown one.
     """
@@ -29,3 +30,4 @@ class Vocabulary:
     engines: Mapping[str, Mapping[str, JsonSchema]]
     stage: Callable[[str], str]
     hosted: frozenset[str] = frozenset()
+    surveys: frozenset[str] = frozenset()
