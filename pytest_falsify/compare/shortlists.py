@@ -1,0 +1,225 @@
+"""Two distributions of which only the best candidates are known: how far apart they may be.
+
+What stands in both lists is known; all else is masses. To lump tokens together never increases an
+f-divergence (data processing: Csiszar and Shields, Information Theory and Statistics, 2004, lemma
+4.1), so a divergence of lumps is a lower bound of the true one. An upper bound of KL needs every
+candidate: a single one that the subject rules out makes it infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_falsify.compare.distribution import js_divergence, kl_divergence
+from pytest_falsify.compare.tokens import SIGMAS, Change, Choice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from pytest_falsify.captures.shortlist import Shortlist
+
+    Array = NDArray[Any]
+    Measure = Callable[[Array, Array], Array]
+
+RESOLUTION = 1e-5
+"""How exact a told log-probability is: a float32, as a decimal of some digits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Between which a divergence lies, in nats."""
+
+    low: float
+    high: float
+
+
+UNSOUND = Bounds(low=math.inf, high=math.inf)
+"""Of what is no distribution on either side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lumps:
+    """Two distributions over the candidates that both lists have, and two lumps of all others.
+
+    Attributes:
+        oracle: the masses of the common candidates, of the oracle's own, and of its tail.
+        subject: the masses there that are nearest to the oracle's of all that may be.
+        is_exact: nothing is lumped together but what both sides tell.
+    """
+
+    oracle: tuple[float, ...]
+    subject: tuple[float, ...]
+    is_exact: bool
+
+    @classmethod
+    def of(cls, oracle: Shortlist, subject: Shortlist) -> Lumps:
+        """Lump two lists together.
+
+        Of the oracle's own candidates the subject only tells that none is better than its last.
+        The divergence is convex in what they have together, and least where that is in proportion.
+        """
+        theirs, mine = oracle.by_token(), subject.by_token()
+        common = [token for token in oracle.tokens if token in mine]
+        own = [math.exp(theirs[token]) for token in oracle.tokens if token not in mine]
+        x = [math.exp(theirs[token]) for token in common]
+        y = [math.exp(mine[token]) for token in common]
+        if len(common) == len(theirs) == len(mine) and oracle.is_whole and subject.is_whole:
+            return cls(oracle=tuple(x), subject=tuple(y), is_exact=True)
+        alone, rest = math.fsum(own), max(0.0, 1.0 - math.fsum(x) - math.fsum(own))
+        left = max(0.0, 1.0 - math.fsum(y))
+        most = min(subject.tail, len(own) * math.exp(subject.logprobs[-1]))
+        share = min(most, left * alone / (alone + rest)) if alone > 0 else 0.0
+        return cls(
+            oracle=(*x, alone, rest),
+            subject=(*y, share + RESOLUTION, left - share + RESOLUTION),
+            is_exact=not own,
+        )
+
+    @property
+    def slack(self) -> float:
+        """By how much rounding can move a divergence of these masses, in nats."""
+        lumps = zip(self.oracle[-2:], self.subject[-2:], strict=True)
+        steep = (abs(math.log((x + RESOLUTION) / (y + RESOLUTION))) for x, y in lumps)
+        return RESOLUTION * (2.0 + math.fsum(steep))
+
+    def divergence(self, measure: Measure) -> float:
+        """Return a divergence of the lumps."""
+        with np.errstate(divide="ignore"):
+            both = [np.log(np.array([each])) for each in (self.oracle, self.subject)]
+        return float(measure(both[0], both[1])[0])
+
+
+def kl_bounds(oracle: Shortlist, subject: Shortlist) -> Bounds:
+    """Return bounds of KL(oracle || subject); the upper one is finite for whole lists only."""
+    if not (oracle.is_sound and subject.is_sound):
+        return UNSOUND
+    lumps = Lumps.of(oracle, subject)
+    found = lumps.divergence(kl_divergence)
+    is_known = oracle.is_whole and subject.is_whole and lumps.is_exact
+    return Bounds(
+        low=max(0.0, found - lumps.slack), high=found + lumps.slack if is_known else math.inf
+    )
+
+
+def js_bounds(oracle: Shortlist, subject: Shortlist) -> Bounds:
+    """Return bounds of the Jensen-Shannon divergence.
+
+    What is not common adds at most half of ln 2 for each unit of its mass on either side.
+    """
+    if not (oracle.is_sound and subject.is_sound):
+        return UNSOUND
+    lumps = Lumps.of(oracle, subject)
+    low = max(0.0, lumps.divergence(js_divergence) - lumps.slack)
+    theirs, mine = oracle.by_token(), subject.by_token()
+    common = [token for token in oracle.tokens if token in mine]
+    pairs = [(math.exp(theirs[token]), math.exp(mine[token])) for token in common]
+    told = math.fsum(_js_term(x, y) + _js_term(y, x) for x, y in pairs)
+    untold = max(0.0, 2.0 - math.fsum(x + y for x, y in pairs)) * math.log(2)
+    return Bounds(low=low, high=min(math.log(2), (told + untold) / 2 + 2 * RESOLUTION))
+
+
+def top_k_bounds(oracle: Shortlist, subject: Shortlist, k: int) -> Bounds:
+    """Return bounds of KL over the oracle's k best and one bucket for all others.
+
+    It is known where the subject tells of all k; see ``distribution.top_k_divergence``.
+    """
+    if not (oracle.is_sound and subject.is_sound):
+        return UNSOUND
+    lumps = Lumps.of(oracle.best(k), subject)
+    found = lumps.divergence(kl_divergence)
+    is_known = lumps.is_exact and (len(oracle.tokens) >= k or oracle.is_whole)
+    return Bounds(
+        low=max(0.0, found - lumps.slack), high=found + lumps.slack if is_known else math.inf
+    )
+
+
+def _js_term(x: float, y: float) -> float:
+    return x * math.log(2 * x / (x + y)) if x > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldChange:
+    """A choice of the subject that is not the oracle's, as far as the lists tell.
+
+    Attributes:
+        change: the choice; its margin is in log-probabilities, whose differences are those of
+            logits.
+        is_least: the oracle does not tell of the subject's choice: its margin is no less than this.
+    """
+
+    change: Change
+    is_least: bool = False
+
+    @property
+    def choice(self) -> Choice | None:
+        """Whether noise explains it; None where the lists do not tell."""
+        if self.is_least and self.change.choice is Choice.TIE:
+            return None
+        return self.change.choice
+
+
+def told_changes(
+    subject: Shortlist,
+    oracle: Shortlist,
+    control: Shortlist | None = None,
+    *,
+    k: int = 1,
+    sigmas: float = SIGMAS,
+    token: int = 0,
+) -> tuple[ToldChange, ...]:
+    """Return the members of the subject's top k that are not in the oracle's.
+
+    Args:
+        subject: what is known of its choice; at least k candidates.
+        oracle: the same of the oracle's.
+        control: known-good code; the noise is measured at the candidates that it shares with the
+            oracle. Without it only an exact tie is one.
+        k: how many are chosen.
+        sigmas: how many standard deviations of noise are allowed.
+        token: where this is, for messages.
+    """
+    theirs, known = oracle.tokens[:k], oracle.by_token()
+    allowance = _allowance(oracle, control, sigmas)
+
+    def change(chosen: int, margin: float) -> Change:
+        return Change(
+            token=token,
+            oracle=theirs[-1],
+            subject=chosen,
+            margin=margin,
+            allowance=allowance,
+        )
+
+    if not (subject.is_sound and oracle.is_sound):
+        return (ToldChange(change=change(subject.tokens[0], math.nan)),)
+    weakest = oracle.logprobs[len(theirs) - 1]
+    return tuple(
+        ToldChange(
+            change=change(each, weakest - known.get(each, oracle.logprobs[-1])),
+            is_least=each not in known,
+        )
+        for each in subject.tokens[:k]
+        if each not in theirs
+    )
+
+
+def _allowance(oracle: Shortlist, control: Shortlist | None, sigmas: float) -> float:
+    if control is None or not control.is_sound:
+        return 0.0
+    known = control.by_token()
+    errors = [
+        known[token] - logprob
+        for token, logprob in zip(oracle.tokens, oracle.logprobs, strict=True)
+        if token in known and math.isfinite(known[token] - logprob)
+    ]
+    return sigmas * math.sqrt(2) * _rms(errors)
+
+
+def _rms(errors: Sequence[float]) -> float:
+    return math.sqrt(math.fsum(each * each for each in errors) / len(errors)) if errors else 0.0
