@@ -104,10 +104,13 @@ class FalsifierItem(pytest.Function):
     def try_claim(self, captures: Any, compare: Any, sessions: Any) -> None:
         from pytest_falsify.checks.inside import JudgesInside
         from pytest_falsify.checks.registry import check
+        from pytest_falsify.checks.served import is_served, judge_served
         from pytest_falsify.ledger.evidence import Outcome
 
         kind = check(self.claim.check.kind)
-        if isinstance(kind, JudgesInside):
+        if is_served(captures):
+            verdict = judge_served(kind, self.claim, captures)
+        elif isinstance(kind, JudgesInside):
             verdict = kind.judge_with(self.claim, captures, compare, sessions)
         else:
             verdict = kind.judge(self.claim, captures, compare)

@@ -47,6 +47,7 @@ from pytest_falsify.disaggregation.legs import (
     transferred,
     was_changed,
 )
+from pytest_falsify.engines.registry import engine
 from pytest_falsify.stages.vocabulary import TRANSFER
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def leg_requests(
             variant=replace(forced, resumes=subject, sent=is_sent),
         )
         for run, is_sent in replays.items()
+        if not _is_served(claim)  # nothing resumes from a cache that nobody shows
     ]
     noise = claim.parameter("noise")
     if noise is not None:
@@ -169,6 +171,13 @@ def leg_requests(
             Request(role="control", capture=noise["control"], input=name, plan=plan, variant=forced)
         )
     return tuple(found)
+
+
+def _is_served(claim: Claim) -> bool:
+    """Tell whether the subject or the oracle is a server."""
+    names = {claim.parameter("subject"), claim.parameter("oracle")}
+    specs = [each for name, each in claim.contract.captures.items() if name in names]
+    return any(getattr(engine(each.engine), "is_served", False) for each in specs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
