@@ -14,7 +14,7 @@ from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
 from pytest_falsify.captures.record import record
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec
-from pytest_falsify.engines.registry import engine
+from pytest_falsify.engines.registry import engine, runs_commands
 from pytest_falsify.errors import Blocked, CaptureError, ContractError, FalsifyError
 from pytest_falsify.stages.vocabulary import TRANSFER, canonical
 
@@ -155,9 +155,10 @@ class CaptureMaker:
     def _must_suit(self, spec: CaptureSpec, *, is_fresh: bool) -> None:
         """Refuse commands where nobody gave permission, and recordings where a run is asked."""
         wanted = engine(spec.engine)
-        if getattr(wanted, "runs_commands", False) and not self.may_run_commands:
+        if runs_commands(wanted, spec.options) and not self.may_run_commands:
             msg = f"capture `{spec.name}` runs a command, which is not done without permission"
-            raise Blocked(msg, remedy="read its `run:`, then give --falsify-allow-commands")
+            key = "run" if "run" in spec.options else "command"
+            raise Blocked(msg, remedy=f"read its `{key}:`, then give --falsify-allow-commands")
         if getattr(wanted, "replays", False) and is_fresh:
             msg = f"capture `{spec.name}` is a recording, which cannot be run anew"
             raise CaptureError(msg, expected="an engine that runs the model")

@@ -17,11 +17,12 @@ from pytest_falsify.canonical import digest, digest_bytes
 from pytest_falsify.disaggregation.caches import DYNAMIC, POISON, STATIC
 from pytest_falsify.disaggregation.carriers import SOCKET, MemorySender, SocketSender
 from pytest_falsify.disaggregation.process import BEGIN, DECODE, LAYERS, LISTEN, LOAD, remote
-from pytest_falsify.disaggregation.transfer import SCHEMA, Transfer
+from pytest_falsify.disaggregation.transfer import SCHEMA, Transfer, runs_program
 from pytest_falsify.disaggregation.worker import Feed, Worker
 from pytest_falsify.engines.base import Answer
+from pytest_falsify.engines.sources import must_be_there, repository, sources_digest
 from pytest_falsify.engines.transformers import TransformersEngine
-from pytest_falsify.errors import CaptureError
+from pytest_falsify.errors import CaptureError, ContractError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +95,11 @@ class DisaggregatedEngine:
         "decode": _leg({**_SHARED, **_OWN}, "what the decode worker has of its own"),
     }
 
+    @staticmethod
+    def runs_commands(options: Mapping[str, Any]) -> bool:
+        """Tell whether a capture with these options runs a program of the user's."""
+        return runs_program(options.get("transfer", {}))
+
     def load(
         self, target: Target, spec: CaptureSpec, *, root: Path, device: str
     ) -> DisaggregatedSession:
@@ -101,8 +107,10 @@ class DisaggregatedEngine:
 
         See ``Engine.load``.
         """
-        transfer = Transfer(options=spec.options.get("transfer", {}))
+        repo = repository(root / "contract")
+        transfer = Transfer(options=spec.options.get("transfer", {}), folder=repo)
         _ = transfer.codec, transfer.through
+        settings = _settings(spec, repo)
         prefill = Worker.load(target, _spec_of(spec, "prefill"), root=root, device=device)
         theirs = _spec_of(spec, "decode")
         decode = {"target": target, "spec": theirs, "root": root, "device": device}
@@ -113,7 +121,7 @@ class DisaggregatedEngine:
             transfer=transfer,
             decode=decode,
             key=key,
-            settings=_settings(spec),
+            settings=settings,
         )
 
 
@@ -123,16 +131,38 @@ def _spec_of(spec: CaptureSpec, leg: str) -> CaptureSpec:
     return replace(spec, options={**shared, **spec.options.get(leg, {})})
 
 
-def _settings(spec: CaptureSpec) -> dict[str, Any]:
-    """Return what decides the numbers: the options, and the digest of what the user supplied."""
+def _settings(spec: CaptureSpec, repo: Path) -> dict[str, Any]:
+    """Return what decides the numbers: the options, and the digest of what the user supplied.
+
+    Raises:
+        ContractError: when a program is to transfer, and its sources are not declared or not there.
+    """
     named = {
         value
         for leg in LEGS
         for name, value in spec.options.get(leg, {}).items()
-        if name in {"setup", "through", "codec"} and ":" in str(value)
+        if name in {"setup", "through", "codec"} and isinstance(value, str) and ":" in value
     }
-    found = dict(spec.options)
-    return {**found, "sources": sources_of(named)} if named else found
+    digests = [sources_of(named)] if named else []
+    if DisaggregatedEngine.runs_commands(spec.options):
+        digests.append(_program_sources(spec, repo))
+    if not digests:
+        return dict(spec.options)
+    return {**spec.options, "sources": digests[0] if len(digests) == 1 else digest(digests)}
+
+
+def _program_sources(spec: CaptureSpec, repo: Path) -> str:
+    globs = spec.options.get("sources", ())
+    must_be_there(repo, globs, spec.name)
+    found = sources_digest(repo, globs)
+    if found is None:
+        msg = f"capture `{spec.name}` does not say which files its transfer is made of"
+        raise ContractError(
+            msg,
+            expected="`sources` of the capture: globs, relative to the repository",
+            remedy="without them, what an older transfer showed would pass for today's",
+        )
+    return found
 
 
 def sources_of(names: set[str]) -> str:

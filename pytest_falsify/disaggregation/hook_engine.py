@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from pytest_falsify.engines.base import Sink
 
 LOGITS = "lm_head"
+_STATED = {
+    **SCHEMA,
+    "properties": {name: each for name, each in SCHEMA["properties"].items() if name != "through"},
+}
+"""What is watched transfers by itself: nothing of the user's can be put in its way."""
 
 
 class HookEngine:
@@ -41,7 +46,7 @@ class HookEngine:
         },
         "layers": {"type": "integer", "minimum": 1, "description": "how many decoder layers"},
         "version": {"type": "string", "minLength": 1, "description": "of what the hook watches"},
-        "transfer": SCHEMA,
+        "transfer": _STATED,
     }
 
     def load(self, target: Target, spec: CaptureSpec, *, root: Path, device: str) -> HookSession:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_falsify.disaggregation.arrival import must_be_as_sent
 from pytest_falsify.disaggregation.caches import KEYS, VALUES, LayerCache
 from pytest_falsify.disaggregation.carriers import SHARED_MEMORY, SOCKET
 from pytest_falsify.disaggregation.codecs import (
@@ -28,6 +30,8 @@ from pytest_falsify.disaggregation.codecs import (
 )
 from pytest_falsify.disaggregation.codecs import VALUES as CODED
 from pytest_falsify.disaggregation.frames import framed, unframed
+from pytest_falsify.disaggregation.programs import SCHEMA as PROGRAM
+from pytest_falsify.disaggregation.programs import Program
 from pytest_falsify.disaggregation.shards import joined, sharded
 from pytest_falsify.errors import CaptureError
 
@@ -63,9 +67,9 @@ SCHEMA: Mapping[str, Any] = {
             "default": SHARED_MEMORY,
         },
         "through": {
-            "description": "the user's own `module:function` from the tensors sent, by name, to "
-            "those that arrive",
-            **_OWN,
+            "description": "the user's own transfer from the tensors sent, by name, to those that "
+            "arrive: a `module:function`, or a program",
+            "anyOf": [_OWN, PROGRAM],
         },
         "streamed": {
             "description": "send each layer when it is computed, not all of them at the end",
@@ -100,9 +104,11 @@ class Transfer:
 
     Attributes:
         options: as a contract states them, without what it leaves out.
+        folder: the repository, in which a program runs.
     """
 
     options: Mapping[str, Any]
+    folder: Path = Path()
 
     @cached_property
     def codec(self) -> Codec:
@@ -112,8 +118,10 @@ class Transfer:
     @cached_property
     def through(self) -> Callable[[Tensors], Tensors] | None:
         """The user's own transfer, if any."""
-        name = self.options.get("through")
-        return None if name is None else loaded(name)
+        own = self.options.get("through")
+        if own is None:
+            return None
+        return Program.of(own, self.folder) if runs_program(self.options) else loaded(own)
 
     @property
     def by(self) -> str:
@@ -139,7 +147,7 @@ class Transfer:
             for kind, half in ((KEYS, cache.keys), (VALUES, cache.values))
             for name, tensor in self._parts(f"{layer}.{kind}", half)
         }
-        return framed(self.through(tensors) if self.through else tensors)
+        return framed(self._carried(tensors))
 
     def unpacked(
         self, data: memoryview, expected: Mapping[int, tuple[int, int, int]]
@@ -179,6 +187,13 @@ class Transfer:
             return bound
         return bound + rounding(np.abs(sent.astype(np.float64)) + bound, received.dtype.name)
 
+    def _carried(self, tensors: Tensors) -> Tensors:
+        if self.through is None:
+            return tensors
+        arrived = self.through(tensors)
+        must_be_as_sent(tensors, arrived, "the user's own transfer")
+        return arrived
+
     def _option(self, name: str) -> Any:
         return self.options.get(name, SCHEMA["properties"][name].get("default"))
 
@@ -208,6 +223,11 @@ class Transfer:
                 raise CaptureError(msg, expected="every layer's keys and values from every rank")
             shards.append(self.codec.decode(parts))
         return joined(sharded(joined(shards, heads), receivers), heads)
+
+
+def runs_program(options: Mapping[str, Any]) -> bool:
+    """Tell whether a transfer with these options runs a program."""
+    return isinstance(options.get("through"), dict)
 
 
 def _gathered(tensors: Tensors) -> dict[str, dict[str, torch.Tensor]]:

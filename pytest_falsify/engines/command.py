@@ -13,7 +13,7 @@ from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.placeholders import filled, mentions, must_be_placeholders
 from pytest_falsify.engines.prefill import UNDERSTANDS, run_by_prefill, seeing
 from pytest_falsify.engines.process import Finished, run
-from pytest_falsify.engines.sources import repository, sources_digest
+from pytest_falsify.engines.sources import must_be_there, repository, sources_digest
 from pytest_falsify.engines.tokenizer import encode
 from pytest_falsify.engines.written import FORMATS, read_written
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
@@ -151,10 +151,7 @@ class Program:
             ContractError: when a glob of its sources finds nothing.
         """
         globs = spec.options.get("sources", ())
-        for each in globs:
-            if not any(path.is_file() for path in root.glob(each)):
-                msg = f"capture `{spec.name}`: there is no file {each} in the repository"
-                raise ContractError(msg, expected="globs of the program's own sources")
+        must_be_there(root, globs, spec.name)
         return cls(
             name=spec.name,
             root=root,
@@ -197,8 +194,7 @@ class Program:
         done = run(command, folder=self.folder, seconds=seconds)
         if done.exit == 0:
             return done
-        last = (done.errors.text.strip() or done.output.text.strip()).splitlines()[-1:]
-        told = f": {last[0][:200]}" if last else ""
+        told = f": {done.last_line}" if done.last_line else ""
         if done.exit in COULD_NOT_START:
             msg = f"capture `{self.name}`: its program is not here{told}"
             remedy = self.options.get("provide", "build or install what `run` names")

@@ -1,4 +1,4 @@
-"""One process in a shell: it ends or is stopped, and what it prints is bounded in memory."""
+"""One process, in a shell or without: it ends or is stopped, and what is kept of it is bounded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import IO, TYPE_CHECKING
 from pytest_falsify.errors import Blocked, ContractError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 KEPT_BYTES = 1 << 20
 """How much of the beginning and of the end of a stream is kept."""
 _CHUNK = 1 << 16
 _GRACE = 5.0
+_MOST_TOLD = 200
 
 
 class Stream:
@@ -71,6 +73,12 @@ class Finished:
         """Everything that it printed, the errors last."""
         return self.output.text + self.errors.text
 
+    @property
+    def last_line(self) -> str:
+        """The end of what it had to say: the last line of its errors, else of its output."""
+        lines = (self.errors.text.strip() or self.output.text.strip()).splitlines()
+        return lines[-1][:_MOST_TOLD] if lines else ""
+
 
 def run(command: str, *, folder: Path, seconds: float) -> Finished:
     """Run a command in a shell that stops at the first failure, also within a pipe.
@@ -84,18 +92,25 @@ def run(command: str, *, folder: Path, seconds: float) -> Finished:
         ContractError: when the folder is not there.
         Blocked: when there is no shell.
     """
+    return run_program([*_shell(), command], folder=folder, seconds=seconds)
+
+
+def run_program(words: Sequence[str], *, folder: Path, seconds: float) -> Finished:
+    """Run a program without a shell.
+
+    Args:
+        words: the program and its arguments.
+        folder: the working directory, from which the program's own path is relative.
+        seconds: how long it may take; then it and all that it started is killed.
+
+    Raises:
+        ContractError: when the folder is not there.
+        Blocked: when there is no such program, or it cannot be executed.
+    """
     if not folder.is_dir():
         msg = f"there is no folder {folder} to run a command in"
         raise ContractError(msg, expected="`cwd`: a folder relative to the repository")
-    process = subprocess.Popen(  # noqa: S603 - running what the contract says is what it is for
-        [*_shell(), command],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        bufsize=0,  # a reader has what there is, even when something keeps the pipe open
-    )
+    process = _started(words, folder)
     streams = (Stream(), Stream())
     readers = [
         Thread(target=_read, args=(pipe, stream), daemon=True)
@@ -107,6 +122,22 @@ def run(command: str, *, folder: Path, seconds: float) -> Finished:
     for each in readers:
         each.join(_GRACE)
     return Finished(exit=status, output=streams[0], errors=streams[1])
+
+
+def _started(words: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - running what the contract says is what it is for
+            words,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,  # a reader has what there is, even when something keeps the pipe open
+        )
+    except OSError as error:
+        msg = f"the program {words[0]} cannot be started: {error.strerror}"
+        raise Blocked(msg, remedy="build or install it") from error
 
 
 def _shell() -> list[str]:

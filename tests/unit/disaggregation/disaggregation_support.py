@@ -61,10 +61,10 @@ def save_model(family: str, folder: Path) -> Path:
     return folder
 
 
-def open_session(name: str, folder: Path, **options):
+def open_session(name: str, folder: Path, *, root: Path | None = None, **options):
     target = Target(name="t", model=str(folder), line=1)
     spec = CaptureSpec(name="c", engine=name, line=1, options=options)
-    return engine(name).load(target, spec, root=folder, device="cpu")
+    return engine(name).load(target, spec, root=root or folder, device="cpu")
 
 
 def prompt(tokens=TOKENS, forced=()) -> TokenInputs:
