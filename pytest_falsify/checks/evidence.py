@@ -48,12 +48,12 @@ def evidence_of(
             oracle=_digest_of((*identities.get("oracle", ()), *identities.get("control", ()))),
             inputs=_digest_of({capture.inputs.digest for capture in captures.values()}),
         ),
-        machine=machine_id(),
+        machine=machine_id(servers={each.machine for each in captures.values() if each.machine}),
         platform=_platform(captures),
         outcome=verdict.outcome,
         source=_source(claim, captures),
         reasons=verdict.reasons,
-        observed=verdict.observed,
+        observed={**verdict.observed, **_caveats(captures)},
         coverage=verdict.coverage,
         faults=verdict.faults,
     )
@@ -74,6 +74,12 @@ def blocked(claim: Claim, reason: str, known: Digests = NOTHING) -> Evidence:
         observed={},
         coverage={},
     )
+
+
+def _caveats(captures: Captures) -> dict[str, list[str]]:
+    """Return what keeps the captures from discharging a claim, as observed."""
+    found = {caveat for each in captures.values() for caveat in each.caveats}
+    return {"caveats": sorted(found)} if found else {}
 
 
 def _source(claim: Claim, captures: Captures) -> Source:

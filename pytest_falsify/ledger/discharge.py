@@ -76,6 +76,7 @@ class Discharge:
             evidence.outcome is Outcome.HELD
             and evidence.source is Source.LIVE
             and evidence.has_caught_all
+            and not evidence.caveats
             and (not self.signed or evidence.signature is not None)
             and evidence.repeats >= (self.repeats or 0)
         )

@@ -222,6 +222,12 @@ class Evidence:
         repeats = self.observed.get("repeats")
         return repeats if isinstance(repeats, int) else 0
 
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What keeps the observation from discharging a claim, in words."""
+        caveats = self.observed.get("caveats")
+        return tuple(map(str, caveats)) if isinstance(caveats, list) else ()
+
     def _identity(self) -> list[str | bool | int | None]:
         """All that a status is computed from: where two records differ in it, both count.
 
@@ -239,6 +245,7 @@ class Evidence:
             self.has_caught_all,
             self.is_bit_equal,
             self.repeats,
+            *self.caveats,
         ]
 
     def _content(self) -> list[Any]:

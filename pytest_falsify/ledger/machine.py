@@ -27,6 +27,7 @@ def machine_id(
     *,
     environ: Mapping[str, str] | None = None,
     files: Sequence[Path] = _FILES,
+    servers: Iterable[str] = (),
 ) -> str:
     """Return the digest that stands for this machine.
 
@@ -37,10 +38,14 @@ def machine_id(
         accelerators: the ids of the accelerators, such as GPU UUIDs, in any order.
         environ: the environment; by default that of the process.
         files: where the operating system keeps its machine id.
+        servers: digests of the machines that computed, where that was not this one: two clients
+            of one server are no two machines.
     """
     name = (os.environ if environ is None else environ).get(OVERRIDE)
     if name:
         return digest([_SALT, "named", name])
+    if elsewhere := sorted(set(servers)):
+        return digest([_SALT, "servers", elsewhere])
     return digest([_SALT, _system_id(files), sorted(accelerators)])
 
 

@@ -97,7 +97,7 @@ def spokesman(held: Sequence[Evidence]) -> Evidence:
     It is chosen by what makes up its id alone, so the choice commutes with uniting sets.
     """
     live = [each for each in held if each.source is Source.LIVE]
-    return min(live or held, key=lambda each: (not each.has_caught_all, each.id))
+    return min(live or held, key=lambda each: (not each.has_caught_all, each.caveats, each.id))
 
 
 def support(held: Sequence[Evidence], discharge: Discharge) -> Status:
@@ -164,7 +164,8 @@ def _functional(trial: Trial, discharge: Discharge) -> str:
     count = _machines(trial, discharge)
     machines = f" ({count} machine{'s' if count > 1 else ''})" if count else ""
     needs = " and ".join(_needs(trial, discharge))
-    return f"held live on {trial.target}{machines}{_missed(trial)}; DISCHARGED needs {needs}"
+    flaws = f"{_missed(trial)}{_caveats(trial, discharge)}"
+    return f"held live on {trial.target}{machines}{flaws}; DISCHARGED needs {needs}"
 
 
 def _missed(trial: Trial) -> str:
@@ -176,9 +177,21 @@ def _missed(trial: Trial) -> str:
     return f", vacuous: {caught} of {planted} planted faults caught"
 
 
+def _caveats(trial: Trial, discharge: Discharge) -> str:
+    """Return what keeps a confirmation from counting, where nothing better is on file."""
+    if _accepted(trial, discharge) or not (caveats := spokesman(trial.held).caveats):
+        return ""
+    return f", with caveats: {'; '.join(caveats)}"
+
+
 def _needs(trial: Trial, discharge: Discharge) -> tuple[str, ...]:
     accepted = _accepted(trial, discharge)
-    return discharge.missing(accepted) if accepted else discharge.conditions()
+    if accepted:
+        return discharge.missing(accepted)
+    best = spokesman(trial.held)
+    if best.caveats and best.has_caught_all:
+        return ("a run without caveats", *discharge.conditions()[1:])
+    return discharge.conditions()
 
 
 def _discharged(trial: Trial, discharge: Discharge) -> str:

@@ -95,6 +95,7 @@ def _evidence(block: FalsifierBlock, evidence: Evidence) -> Iterator[str]:
     yield f"  {where}{platform} [{_short(evidence.id)}]"
     for each in evidence.reasons:
         yield f"      {' '.join(each.split())}"
+    yield from (f"      caveat: {each}" for each in evidence.caveats)
     if evidence.faults is not None:
         caught, planted = evidence.faults.get("caught"), evidence.faults.get("planted")
         yield f"      {caught} of {planted} planted faults caught"
