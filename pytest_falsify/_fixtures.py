@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_falsify.checks.base import Captures, Request
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.inside import Sessions
+    from pytest_falsify.checks.survey import Survey
     from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.contracts.model import Target
 
@@ -105,7 +106,32 @@ def falsify_capture(
 
 
 @pytest.fixture
-def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMaker) -> Captures:
+def falsify_survey(request: pytest.FixtureRequest, falsify_capture: CaptureMaker) -> Survey | None:
+    """What came of every prompt of a dataset; None where a falsifier's check asks for none."""
+    from pytest_falsify.checks.registry import check
+    from pytest_falsify.checks.survey import JudgesPrompts
+
+    claim = claim_of(request.node)
+    kind: object = check(claim.check.kind) if claim else None
+    if claim is None or not isinstance(kind, JudgesPrompts):
+        return None
+    from pytest_falsify._surveying import surveyed
+
+    sessions = {
+        each.capture: falsify_capture.session(each.capture) for each in kind.requests(claim)
+    }
+    try:
+        return surveyed(claim, kind, sessions, request.config)
+    except Blocked as error:
+        pytest.skip(error.one_line)
+
+
+@pytest.fixture
+def falsify_captures(
+    request: pytest.FixtureRequest,
+    falsify_capture: CaptureMaker,
+    falsify_survey: Survey | None,
+) -> Captures:
     """The captures that a falsifier's check asks for, in the layout that it states."""
     from pytest_falsify.checks.aligning import aligned_captures
     from pytest_falsify.checks.registry import check
@@ -114,6 +140,8 @@ def falsify_captures(request: pytest.FixtureRequest, falsify_capture: CaptureMak
     if claim is None:
         msg = "`falsify_captures` serves falsifiers only"
         raise ContractError(msg, remedy="use `falsify_capture` in an ordinary test")
+    if falsify_survey is not None:
+        return falsify_survey.captures
     captures: dict[Request, Capture] = {}
     for each in check(claim.check.kind).requests(claim):
         captures[each] = falsify_capture(

@@ -101,14 +101,17 @@ class FalsifierItem(pytest.Function):
         must_have_sources(self.claim.contract, self.claim.falsifier)
         super().setup()
 
-    def try_claim(self, captures: Any, compare: Any, sessions: Any) -> None:
+    def try_claim(self, captures: Any, compare: Any, sessions: Any, survey: Any) -> None:
         from pytest_falsify.checks.inside import JudgesInside
         from pytest_falsify.checks.registry import check
         from pytest_falsify.checks.served import is_served, judge_served
+        from pytest_falsify.checks.survey import JudgesPrompts
         from pytest_falsify.ledger.evidence import Outcome
 
         kind = check(self.claim.check.kind)
-        if is_served(captures):
+        if survey is not None and isinstance(kind, JudgesPrompts):
+            verdict = kind.judge_survey(self.claim, survey)
+        elif is_served(captures):
             verdict = judge_served(kind, self.claim, captures)
         elif isinstance(kind, JudgesInside):
             verdict = kind.judge_with(self.claim, captures, compare, sessions)
@@ -180,7 +183,8 @@ def _body(
 ) -> None:
     del falsify_device
     item: Any = request.node
-    item.try_claim(falsify_captures, falsify_compare, falsify_sessions)
+    survey = request.getfixturevalue("falsify_survey")  # made with the captures
+    item.try_claim(falsify_captures, falsify_compare, falsify_sessions, survey)
 
 
 class UntriedItem(pytest.Function):

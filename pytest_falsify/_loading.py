@@ -57,15 +57,18 @@ def vocabulary() -> Vocabulary:
     from pytest_falsify.checks.command import KIND
     from pytest_falsify.checks.declared import DECLARED
     from pytest_falsify.checks.registry import check, check_kinds
+    from pytest_falsify.checks.survey import JudgesPrompts
     from pytest_falsify.contracts.vocabulary import Vocabulary
     from pytest_falsify.engines.registry import engine, engine_names
     from pytest_falsify.stages.vocabulary import canonical
 
+    kinds = {kind: check(kind) for kind in check_kinds()}
     return Vocabulary(
-        checks={kind: _schema_of(check(kind)) for kind in check_kinds()},
+        checks={kind: _schema_of(each) for kind, each in kinds.items()},
         engines={name: {**DECLARED, **engine(name).options} for name in engine_names()},
         stage=canonical,
         hosted=frozenset({KIND}),
+        surveys=frozenset(kind for kind in kinds if isinstance(kinds[kind], JudgesPrompts)),
     )
 
 

@@ -52,6 +52,11 @@ class Places:
         return self.root / ".falsify" / "run-captures"
 
     @property
+    def outcomes(self) -> Path:
+        """What surveys that are going on, or were killed, have seen."""
+        return self.root / ".falsify" / "outcomes"
+
+    @property
     def locks(self) -> Path:
         """The locks of ledgers and devices."""
         return self.root / ".falsify" / "locks"

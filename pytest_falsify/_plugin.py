@@ -15,6 +15,7 @@ from pytest_falsify._fixtures import (
     falsify_device,
     falsify_pool,
     falsify_sessions,
+    falsify_survey,
     falsify_target,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "falsify_device",
     "falsify_pool",
     "falsify_sessions",
+    "falsify_survey",
     "falsify_target",
 ]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.base import Captures
+    from pytest_falsify.checks.counted import Counted
     from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.compare.limits import Violation
     from pytest_falsify.compare.noise import Judgement, SiteNoise
@@ -50,6 +51,7 @@ class Verdict:
         faults: what the check made of planted faults; None where it planted none.
         subject: the digest of what was on trial, where no capture says it.
         chains: by input, every operation judged by its own error, where that was done.
+        counted: what became of every prompt, where many were tried.
     """
 
     outcome: Outcome
@@ -60,6 +62,7 @@ class Verdict:
     judged: tuple[Judged, ...] = ()
     subject: str | None = None
     chains: Mapping[str, Chain] = field(default_factory=dict)
+    counted: Counted | None = None
 
 
 def nothing_compared(judged: Iterable[Judged]) -> str | None:

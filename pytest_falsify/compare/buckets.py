@@ -55,6 +55,11 @@ class Bucket:
         return Rate(count=sum(judged), total=len(judged)) if judged else None
 
     @property
+    def words(self) -> str:
+        """``8 of 20``: how many of those that could be judged differ."""
+        return f"{self.rate.count} of {self.rate.total}" if self.rate else "none judged"
+
+    @property
     def unjudged(self) -> int:
         """How many could not be judged."""
         return sum(each.differs is None for each in self.samples)

@@ -134,7 +134,7 @@ class Discordance:
         for taken in range(rarer):
             term = term * (total - taken) // (taken + 1)
             tail += term
-        return min(1.0, 2 * tail / 2**total)
+        return min(1.0, 2 * tail / (1 << total))
 
     def is_worse(self, confidence: float = CONFIDENCE) -> bool:
         """Tell whether the first run differs more often than the second by more than chance."""
