@@ -97,8 +97,11 @@ def token_inputs(spec: InputSpec, session: Session, root: Path) -> TokenInputs:
     """Return the token ids of an input: given, or made by the model's tokenizer.
 
     Raises:
-        CaptureError: when the named file cannot be read.
+        CaptureError: when the named file cannot be read, or it is a dataset.
     """
+    if spec.dataset is not None:
+        msg = f"input `{spec.name}` is a dataset, and not one prompt"
+        raise CaptureError(msg, remedy="pytest-falsify prompt runs one prompt of a dataset")
     if spec.tokens is not None:
         return TokenInputs(name=spec.name, tokens=spec.tokens, forced=spec.forced)
     text = spec.text if spec.file is None else _read(spec, root / spec.file)

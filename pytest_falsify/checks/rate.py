@@ -111,6 +111,8 @@ class Rate:
 
     def judge_survey(self, claim: Claim, survey: Survey) -> Verdict:
         """Hold the share of prompts that differ against its limit."""
+        if not survey.outcomes:
+            return inconclusive("nothing was compared: the dataset holds no prompt")
         counted = Counted(
             outcomes=survey.outcomes,
             limit=claim.parameter("expect")["rate"]["max"],
@@ -118,8 +120,6 @@ class Rate:
             edges=sorted(claim.parameter("buckets", ())) or None,
             is_paired=claim.parameter("noise") is not None,
         )
-        if not counted.outcomes:
-            return inconclusive("nothing was compared: the dataset holds no prompt")
         verdict = _verdict(counted, survey.captures)
         return replace(verdict, observed=counted.observed(), counted=counted)
 
