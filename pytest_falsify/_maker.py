@@ -19,10 +19,12 @@ from pytest_falsify.errors import Blocked, CaptureError, ContractError, FalsifyE
 from pytest_falsify.stages.vocabulary import TRANSFER, canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.captures.pool import CapturePool
+    from pytest_falsify.checks.base import Request
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.contracts.model import Target
     from pytest_falsify.engines.base import Session
@@ -181,3 +183,27 @@ class CaptureMaker:
         known = self.claim.contract.inputs if self.claim else {}
         spec = known.get(inputs) or InputSpec(name="text", line=0, text=inputs)
         return token_inputs(spec, session, self.root)
+
+
+def requested(make: Callable[..., Capture], requests: Iterable[Request]) -> dict[Request, Capture]:
+    """Return the captures that a check asks for, each made when those that it builds on are.
+
+    Args:
+        make: a ``CaptureMaker``, or what takes the arguments of one.
+        requests: in the order of the check.
+    """
+    made: dict[Request, Capture] = {}
+    for each in requests:
+        made[each] = make(
+            each.capture,
+            each.input,
+            stages=each.plan.stages,
+            layers=each.plan.layers,
+            decode_steps=each.plan.decode_steps,
+            positions=each.plan.positions,
+            needs_answer=each.plan.needs_answer,
+            has_transfer=each.plan.has_transfer,
+            is_fresh=each.is_fresh,
+            **(each.variant.of(made) if each.variant else {}),
+        )
+    return made

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytest_falsify.canonical import canonical_text
-from pytest_falsify.errors import Blocked, ContractError
+from pytest_falsify.cli.claims import blocked, claim_named, maker_of
+from pytest_falsify.errors import ContractError
 
 if TYPE_CHECKING:
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.verdict import Verdict
-    from pytest_falsify.contracts.model import Contract, Falsifier, Target
+    from pytest_falsify.contracts.model import Contract, Falsifier
     from pytest_falsify.localize.bisection import Bisection
     from pytest_falsify.localize.chain import Chain
     from pytest_falsify.localize.evaluation import Evaluator
@@ -184,27 +185,8 @@ def _bisection_json(found: Bisection, notes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _claim(name: str, target: str | None, *, graft: bool) -> Claim:
-    from pytest_falsify._loading import load
-    from pytest_falsify.checks.claim import Claim
-
-    path, separator, id_ = name.partition("::")
-    contract = load(Path(path)) if separator else None
-    falsifier = contract.falsifier(id_.partition("[")[0]) if contract else None
-    if contract is None or falsifier is None:
-        msg = f"`{name}` names no falsifier"
-        raise ContractError(msg, expected="contracts/c.yaml::FALSIFY-X-001")
-    as_localize = _as_localize(contract, falsifier, graft=graft)
-    return Claim(
-        contract=contract, falsifier=as_localize, target=_target(contract, falsifier, target)
-    )
-
-
-def _target(contract: Contract, falsifier: Falsifier, named: str | None) -> Target:
-    known = {each.name: each for each in contract.targets_of(falsifier)}
-    if named is not None and named not in known:
-        msg = f"`{named}` is no target of {falsifier.id}"
-        raise ContractError(msg, expected=f"one of {', '.join(known)}")
-    return known[named] if named else next(iter(known.values()))
+    named = claim_named(name, target)
+    return replace(named, falsifier=_as_localize(named.contract, named.falsifier, graft=graft))
 
 
 def _as_localize(contract: Contract, falsifier: Falsifier, *, graft: bool) -> Falsifier:
@@ -223,38 +205,16 @@ def _as_localize(contract: Contract, falsifier: Falsifier, *, graft: bool) -> Fa
 
 def _judged(claim: Claim, *, may_run_commands: bool) -> Verdict:
     """Make the captures of a claim and judge it, as an item of pytest would."""
-    import pytest
-
-    from pytest_falsify._maker import CaptureMaker
-    from pytest_falsify.captures.pool import CapturePool
+    from pytest_falsify._maker import requested
     from pytest_falsify.checks.aligning import aligned_captures
     from pytest_falsify.checks.localize import Localize
     from pytest_falsify.compare.comparison import compare_captures
-    from pytest_falsify.engines.device import resolve_device
 
     check = Localize()
-    make = CaptureMaker(
-        target=claim.target,
-        device=resolve_device(claim.target),
-        pool=CapturePool(),
-        root=claim.contract.path.parent,
-        claim=claim,
-        may_run_commands=may_run_commands,
-    )
-    try:
-        captures = {
-            each: make(
-                each.capture,
-                each.input,
-                stages=each.plan.stages,
-                layers=each.plan.layers,
-                is_fresh=each.is_fresh,
-            )
-            for each in check.requests(claim)
-        }
+    make = maker_of(claim, may_run_commands=may_run_commands)
+    with blocked():
+        captures = requested(make, check.requests(claim))
         sessions = {name: make.session(name) for name in check.sessions(claim)}
-    except pytest.skip.Exception as error:
-        raise Blocked(str(error)) from None
     aligned = aligned_captures(claim, captures)
     return check.judge_with(claim, aligned, compare_captures, sessions)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify._maker import CaptureMaker
+from pytest_falsify._maker import CaptureMaker, requested
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import CapturePool
@@ -24,7 +24,7 @@ from pytest_falsify.contracts.model import (
 from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
-    from pytest_falsify.checks.base import Captures, Request
+    from pytest_falsify.checks.base import Captures
     from pytest_falsify.checks.verdict import Verdict
 
 CACHES = ("k_cache", "v_cache")
@@ -118,19 +118,7 @@ class Bench:
         make = CaptureMaker(
             target=claim.target, device="cpu", pool=self.pool, root=Path(), claim=claim
         )
-        made: dict[Request, Any] = {}
-        for each in check(claim.check.kind).requests(claim):
-            made[each] = make(
-                each.capture,
-                each.input,
-                stages=each.plan.stages,
-                layers=each.plan.layers,
-                decode_steps=each.plan.decode_steps,
-                has_transfer=each.plan.has_transfer,
-                is_fresh=each.is_fresh,
-                **(each.variant.of(made) if each.variant else {}),
-            )
-        return made
+        return requested(make, check(claim.check.kind).requests(claim))
 
     def judge(self, kind: str, options: Any, **parameters: Any) -> Verdict:
         """Return the verdict of a check."""
