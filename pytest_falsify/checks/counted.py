@@ -58,6 +58,12 @@ class Counted:
         """The prompts that could be judged, and whose answer is another one."""
         return tuple(each for each in self.judged if each.subject.differs)
 
+    @property
+    def first_differing(self) -> tuple[str, ...]:
+        """The names of the first few of them, and whether there are more."""
+        ids = tuple(each.id for each in self.differing[:SHOWN])
+        return ids if len(ids) == len(self.differing) else (*ids, "...")
+
     @cached_property
     def rate(self) -> Rate | None:
         """How many of the prompts that could be judged differ; None: none could."""

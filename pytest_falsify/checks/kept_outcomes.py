@@ -101,7 +101,7 @@ def _read(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
 
 def _give_up_old(folder: Path) -> None:
     oldest = time.time() - LIFETIME
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in folder.iterdir():
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
                 path.unlink()

@@ -20,7 +20,7 @@ from pytest_falsify.checks.base import (
     control_requests,
     pairs,
 )
-from pytest_falsify.checks.counted import SHOWN, Counted
+from pytest_falsify.checks.counted import Counted
 from pytest_falsify.checks.marks import OUTCOME, Question
 from pytest_falsify.checks.prompt_outcome import PromptOutcome
 from pytest_falsify.checks.survey import Survey
@@ -175,9 +175,7 @@ def _asides(counted: Counted) -> Iterator[str]:
     """Yield which lengths are beyond by themselves, and which prompts differ."""
     for each in counted.beyond:
         yield f"prompts of {each.label} tokens are beyond {counted.limit:g} alone: {each.words}"
-    ids = [each.id for each in counted.differing[:SHOWN]]
-    more = ", ..." if len(counted.differing) > len(ids) else ""
-    yield f"the first that differ: {', '.join(ids)}{more}"
+    yield f"the first that differ: {', '.join(counted.first_differing)}"
 
 
 def _plant(counted: Counted) -> dict[str, Any]:

@@ -73,6 +73,12 @@ class Asked:
     prompt: Prompt
     requests: Sequence[Request]
 
+    @property
+    def spec(self) -> InputSpec:
+        """The prompt as an input of its own."""
+        prompt = self.prompt
+        return InputSpec(name=self.id, line=prompt.line, text=prompt.text, tokens=prompt.tokens)
+
 
 def asked_of(claim: Claim, check: JudgesPrompts) -> tuple[Asked, ...]:
     """Return all prompts that a claim is tried with.
@@ -230,11 +236,9 @@ class _Surveyor:
         return _Seen(outcome=outcome, fed=fed, runs=_named(asked, bare))
 
     def _inputs(self, request: Request, asked: Asked) -> TokenInputs:
-        prompt = asked.prompt
-        spec = InputSpec(name=asked.id, line=prompt.line, text=prompt.text, tokens=prompt.tokens)
         session = self.sessions[request.capture]
         with self._gates[id(session)]:
-            return token_inputs(spec, session, self.claim.contract.path.parent)
+            return token_inputs(asked.spec, session, self.claim.contract.path.parent)
 
     def _run(self, request: Request, inputs: TokenInputs) -> Capture:
         session = self.sessions[request.capture]

@@ -10,6 +10,7 @@ from pytest_falsify.cli import (
     exchange,
     ledger,
     localizing,
+    prompting,
     routing,
     stages,
     tracing,
@@ -23,6 +24,16 @@ def main() -> None:
     """Look at contracts and at the evidence for them. `pytest --falsify` makes the evidence."""
 
 
-for room in (contracts, ledger, exchange, captures, localizing, routing, stages, tracing):
+for room in (
+    contracts,
+    ledger,
+    exchange,
+    captures,
+    localizing,
+    prompting,
+    routing,
+    stages,
+    tracing,
+):
     for command in room.COMMANDS:
         main.add_command(command)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pytest_falsify.report.chain import chain_table
 from pytest_falsify.report.comparison import beyond_of, comparison_table
+from pytest_falsify.report.counted import counted_table
 
 if TYPE_CHECKING:
     from pytest_falsify.checks.claim import Claim
@@ -35,8 +37,19 @@ def render_refutation(
     for label, chain in verdict.chains.items():
         lines += ["", f"  input `{label}`, {len(chain.guilty)} of {len(chain.links)} guilty:"]
         lines += [f"  {line}" for line in chain_table(chain, is_full=is_full)]
+    if verdict.counted is not None:
+        lines += ["", *(f"  {line}" for line in counted_table(verdict.counted))]
     lines += ["", f"  again:     {command}"]
+    lines += [f"  one of them: {line}" for line in _one_of_them(verdict, command)]
     return "\n".join(lines)
+
+
+def _one_of_them(verdict: Verdict, command: str) -> list[str]:
+    """Return what runs one prompt that differs again, where many were tried."""
+    if verdict.counted is None or not verdict.counted.differing:
+        return []
+    item = command.partition("'")[2].partition("'")[0]
+    return [f"pytest-falsify prompt '{item}' {quote(verdict.counted.differing[0].id)}"]
 
 
 def _labelled(label: str, text: str) -> list[str]:
