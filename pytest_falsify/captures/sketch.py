@@ -90,17 +90,20 @@ def _sketch(dims: str, shape: tuple[int, ...], seed: int) -> Sketch | None:
 def _projected(array: Array, axis: int, sketch: Sketch) -> Array:
     """Return the projections of each token: (tokens, projections).
 
+    What stands before the tokens, as heads may, is summed last, for moving it would be a copy.
+
     Args:
         array: the values in any order of axes.
         axis: where its tokens are.
         sketch: how it is sketched.
     """
-    rows = array if axis == 0 else np.moveaxis(array, axis, 0)
-    dtype = np.float64 if rows.dtype == np.float64 else np.float32
-    flat = rows.reshape(len(rows), sketch.width).astype(dtype, copy=False)
-    signs = _signs(sketch.width, sketch.seed).astype(dtype, copy=False)
+    dtype = np.float64 if array.dtype == np.float64 else np.float32
+    before, tokens = prod(array.shape[:axis]), array.shape[axis]
+    values: Array = array.reshape(before, tokens, -1).astype(dtype, copy=False)
+    signs: Array = _signs(sketch.width, sketch.seed).astype(dtype, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):  # an infinity becomes NaN: it stays visible
-        found: Array = flat @ signs
+        parts: Array = values @ signs.reshape(before, -1, PROJECTIONS)
+        found: Array = parts[0] if before == 1 else parts.sum(axis=0)
     return found
 
 

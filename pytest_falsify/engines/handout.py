@@ -16,8 +16,6 @@ from pytest_falsify.engines.arena import ALIGNMENT, Arena
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     import torch
 
@@ -53,6 +51,11 @@ class Member:
     padding: tuple[int, int] = (0, 0)
     chosen: tuple[int, ...] | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row that the batch has of this sequence is its own and kept."""
+        return self.chosen is None and self.fed == slice(None) and self.padding == (0, 0)
+
     def own(self, stage: str, batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Return this sequence's part of a tensor, and the positions along its ``t`` axis.
 
@@ -61,6 +64,8 @@ class Member:
             batch: the tensor of all sequences: the batch's axis, then the stage's own.
         """
         part = batch[self.index]
+        if self.is_whole and stage not in CACHES:
+            return part, self.positions
         names = STAGES[stage].dims.split()
         for axis, name in enumerate(names):
             columns = self._columns(name, is_cache=stage in CACHES, length=part.shape[axis])
@@ -98,7 +103,9 @@ class _Waiting:
     """A copy that is still on the accelerator."""
 
     tensor: torch.Tensor
-    take: Callable[[Array], None]
+    site: Site
+    positions: tuple[int, ...]
+    sink: Sink
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,9 +134,14 @@ class HandOut:
         Raises:
             Stopped: when it was the last one that is wanted.
         """
+        site = Site(self.step, layer, stage)
         for member, sink in self.members:
             part, positions = member.own(stage, batch)
-            self._hand(Site(self.step, layer, stage), part, positions, sink)
+            if self.waits:
+                self._waiting.append(_Waiting(_copy(part), site, positions, sink))
+            else:
+                kept = part if borrows(sink) else self.arena.copy(part)
+                sink(site, _captured(site, as_numpy(kept), positions))
         self._seen += 1
         if self._seen == self.last:
             raise Stopped
@@ -138,25 +150,17 @@ class HandOut:
         """Bring to the host what is still on the device, and hand it out in the order it came."""
         arrays = to_host([each.tensor for each in self._waiting])
         for each, array in zip(self._waiting, arrays, strict=True):
-            each.take(array)
+            each.sink(each.site, _captured(each.site, array, each.positions))
         self._waiting.clear()
 
-    def _hand(self, site: Site, part: torch.Tensor, positions: tuple[int, ...], sink: Sink) -> None:
-        def take(array: Array) -> None:
-            sink(
-                site,
-                CapturedTensor(
-                    array=array,
-                    dims=STAGES[site.stage].dims,
-                    positions=positions,
-                    mask=MASKS.get(site.stage, "none"),
-                ),
-            )
 
-        if self.waits:
-            self._waiting.append(_Waiting(_copy(part), take))
-        else:
-            take(as_numpy(part if borrows(sink) else self.arena.copy(part)))
+def _captured(site: Site, array: Array, positions: tuple[int, ...]) -> CapturedTensor:
+    return CapturedTensor(
+        array=array,
+        dims=STAGES[site.stage].dims,
+        positions=positions,
+        mask=MASKS.get(site.stage, "none"),
+    )
 
 
 def borrows(sink: Sink) -> bool:
@@ -223,10 +227,11 @@ def as_numpy(tensor: torch.Tensor) -> Array:
 
     bfloat16 becomes ml_dtypes' bfloat16.
     """
-    import ml_dtypes
     import torch
 
     if tensor.dtype is torch.bfloat16:
+        import ml_dtypes
+
         bits: Array = tensor.detach().view(torch.uint16).numpy()
         return bits.view(ml_dtypes.bfloat16)
     array: Array = tensor.detach().numpy()

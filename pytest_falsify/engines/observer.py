@@ -60,13 +60,14 @@ class Watch:
                 first. The model may write into the tensor afterwards.
         """
         batch = _BatchSize()
+        modules = dict(model.named_modules(remove_duplicate=False))
         with ExitStack() as stack:
             stack.callback(model.register_forward_pre_hook(batch.note, with_kwargs=True).remove)
             for tap, sites in self.taps.items():
-                stack.callback(_tap(model, tap, sites, batch, show).remove)
+                stack.callback(_tap(modules[tap.module], tap, sites, batch, show).remove)
             for layer, stages in self.joined.items():
                 names = [each.format(i=layer) for each in self.family.projections]
-                for handle in _joined(model, names, layer, stages, show):
+                for handle in _joined([modules[name] for name in names], layer, stages, show):
                     stack.callback(handle.remove)
             stack.enter_context(watched(model, self.inside, show))
             yield
@@ -85,7 +86,7 @@ class _BatchSize:
 
 
 def _tap(
-    model: torch.nn.Module, tap: Tap, sites: Sequence[Site], batch: _BatchSize, show: Show
+    module: torch.nn.Module, tap: Tap, sites: Sequence[Site], batch: _BatchSize, show: Show
 ) -> Any:
     def put(shown: Any) -> None:
         for site in sites:
@@ -97,14 +98,13 @@ def _tap(
     def on_output(_module: Any, _arguments: Any, output: Any) -> None:
         put(output)
 
-    module = model.get_submodule(tap.module)
     if tap.is_input:
         return module.register_forward_pre_hook(on_input)
     return module.register_forward_hook(on_output)
 
 
 def _joined(
-    model: torch.nn.Module, names: Sequence[str], layer: int, stages: Sequence[str], show: Show
+    projections: Sequence[torch.nn.Module], layer: int, stages: Sequence[str], show: Show
 ) -> Iterator[Any]:
     """Collect the outputs of the projections, in the order q, k, v; they run in that order."""
     parts: dict[str, list[torch.Tensor]] = {stage: [] for stage in stages}
@@ -114,11 +114,11 @@ def _joined(
 
         for stage, found in parts.items():
             found.append(_JOINABLE[stage](module, arguments[0], output))
-            if len(found) == len(names):
+            if len(found) == len(projections):
                 show(layer, stage, torch.cat(found, dim=-1))
 
-    for name in names:
-        yield model.get_submodule(name).register_forward_hook(on_output)
+    for each in projections:
+        yield each.register_forward_hook(on_output)
 
 
 def _without_bias(module: Any, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

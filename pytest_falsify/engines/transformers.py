@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -201,10 +201,7 @@ class TransformersSession:
         settings = {key: value for key, value in self.settings.items() if value not in ({}, None)}
         return Identity(
             engine=TransformersEngine.name,
-            versions={
-                "torch": _release(torch.__version__),
-                "transformers": version("transformers"),
-            },
+            versions=_versions(),
             weights=self.weights,
             settings=settings,
             device="cuda" if on_cuda else self.device,
@@ -322,6 +319,14 @@ class TransformersSession:
         if not all(0 <= token < vocabulary for token in (*inputs.tokens, *inputs.forced)):
             msg = f"input `{inputs.name}` has a token id outside the vocabulary"
             raise CaptureError(msg, expected=f"ids of 0..{vocabulary - 1}")
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Return the releases of the libraries that compute; to look one up means reading a file."""
+    import torch
+
+    return {"torch": _release(torch.__version__), "transformers": version("transformers")}
 
 
 def _release(full: str) -> str:

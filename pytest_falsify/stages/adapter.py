@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.stages.vocabulary import STAGES, Scope
@@ -113,4 +114,9 @@ class Family:
         tap = self.taps.get(site.stage)
         if tap is None or STAGES[site.stage].scope is not Scope.LAYER:
             return tap
-        return replace(tap, module=tap.module.format(i=site.layer))
+        return _of_layer(tap, site.layer)
+
+
+@lru_cache(maxsize=4096)
+def _of_layer(tap: Tap, layer: int | None) -> Tap:
+    return replace(tap, module=tap.module.format(i=layer))

@@ -259,7 +259,7 @@ def scaled_scores(
 
     scaling = options.get("scaling") or getattr(attention, "scaling", attention.head_dim**-0.5)
     repeats = queries.shape[1] // keys.shape[1]
-    found = torch.matmul(queries, _repeated(keys, repeats).transpose(2, 3)) * scaling
+    found = torch.matmul(queries, _repeated(keys, repeats).transpose(2, 3)).mul_(scaling)
     cap = options.get("softcap")
     return torch.tanh(found / cap) * cap if cap else found
 
