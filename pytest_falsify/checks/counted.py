@@ -87,21 +87,17 @@ class Counted:
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """The prompts by their length."""
-        samples = [
-            Sample(
-                length=each.tokens,
-                differs=None if each.lack else each.subject.differs,
-                control=each.control.differs if each.control else None,
-            )
-            for each in self.outcomes
-            if each.tokens is not None
-        ]
-        return in_buckets(samples, self.edges, is_paired=self.is_paired)
+        return self._buckets(lost=None)
 
     @cached_property
     def beyond(self) -> tuple[Bucket, ...]:
         """The buckets that break the limit by themselves, however many are looked at."""
         return beyond_alone(self.buckets, self.limit, self.confidence)
+
+    @cached_property
+    def is_beyond_with_lost(self) -> bool:
+        """Whether a bucket would break the limit if all that could not be judged differed."""
+        return bool(beyond_alone(self._buckets(lost=True), self.limit, self.confidence))
 
     @cached_property
     def worst(self) -> Bucket | None:
@@ -134,6 +130,18 @@ class Counted:
             confidence=self.confidence,
             paired=Discordance.of(pairs) if self.is_paired else None,
         )
+
+    def _buckets(self, *, lost: bool | None) -> tuple[Bucket, ...]:
+        samples = [
+            Sample(
+                length=each.tokens,
+                differs=lost if each.lack else each.subject.differs,
+                control=bool(each.control and each.control.differs),
+            )
+            for each in self.outcomes
+            if each.tokens is not None
+        ]
+        return in_buckets(samples, self.edges, is_paired=self.is_paired)
 
     @staticmethod
     def _pairs(outcomes: Sequence[PromptOutcome]) -> list[tuple[bool, bool]]:

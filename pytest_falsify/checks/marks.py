@@ -129,6 +129,9 @@ class Question:
 
     def _of_tokens(self, subject: Capture, oracle: Capture) -> Mark:
         wanted = self.new_tokens
+        subject, oracle = (
+            replace(each, continuation=each.continuation[:wanted]) for each in (subject, oracle)
+        )
         if _first_broken(oracle, wanted) is not None:
             return Mark(differs=None, why="the oracle's logits are not finite")
         found = (first_difference(subject, oracle), _first_broken(subject, wanted))

@@ -135,6 +135,8 @@ def _verdict(counted: Counted, captures: Captures) -> Verdict:
         return inconclusive(f"{words} prompts differ, {_undecided(counted)}")
     if counted.beyond:
         return inconclusive("; ".join([f"{words} prompts differ", *_asides(counted)]))
+    if counted.is_beyond_with_lost:
+        return inconclusive(_unjudged(counted))
     reason = f"{words} prompts differ, within {counted.limit:g}"
     return held(reason, captures, observed={}, faults=_plant(counted))
 
