@@ -94,6 +94,22 @@ def test_exchanged_heads_are_seen_and_the_order_of_axes_does_not_matter():
     assert compare_tensors(head_major, oracle, site=HEADS).total.rel_l2 < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("dims", "order"), [("h t d", (1, 0, 2)), ("h d t", (1, 2, 0)), ("t h d", (0, 1, 2))]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+def test_tokens_need_not_come_first(dims, order, dtype):
+    token_major = values(5, 3, 32).astype(dtype)
+    other = tensor(token_major.transpose(order), dims)
+    rest = [name for name in dims.split() if name != "t"]
+    expected = sketched(HEADS, tensor(token_major, " ".join(["t", *rest])))
+
+    for each in (other, replace(other, array=np.ascontiguousarray(other.array))):
+        found = sketched(HEADS, each)
+        np.testing.assert_allclose(found.array, expected.array, rtol=1e-5, atol=1e-4)
+        assert found.sketch == expected.sketch
+
+
 def test_a_sketch_is_sixteen_numbers_a_token_and_the_same_for_ever():
     x = np.ones((2, 4096), np.float32)
 
