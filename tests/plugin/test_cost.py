@@ -7,6 +7,7 @@ import sys
 
 HEAVY = (
     "torch", "transformers", "numpy", "yaml", "jsonschema", "click", "safetensors", "filelock",
+    "httpx2",
 )  # fmt: skip
 PROBE = """
 import sys, pytest
