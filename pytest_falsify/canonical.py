@@ -20,19 +20,24 @@ _COMPACT = json.JSONEncoder(
 )
 
 
-def canonical_bytes(value: Any) -> bytes:
+def canonical(value: Any) -> str:
     """Return the one compact spelling of a JSON value.
 
     Raises:
         ValueError: when a number is not finite.
         TypeError: when something is not a JSON value.
     """
-    return _COMPACT.encode(value).encode()
+    return _COMPACT.encode(value)
+
+
+def canonical_bytes(value: Any) -> bytes:
+    """Return the one compact spelling of a JSON value, as bytes; see ``canonical``."""
+    return canonical(value).encode()
 
 
 def digest(value: Any) -> str:
     """Return ``sha256:<hex>`` of the canonical spelling of a JSON value."""
-    return digest_bytes(canonical_bytes(value))
+    return digest_bytes(_COMPACT.encode(value).encode())
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

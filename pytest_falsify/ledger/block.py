@@ -41,7 +41,9 @@ class FalsifierBlock:
         today = self.today.get(evidence.target)
         if today is None or evidence.entry != self.entry:
             return False
-        return _fits(evidence, today, old=() if evidence.outcome.is_decisive else (None,))
+        if evidence.digests is today or evidence.digests == today:
+            return True
+        return not evidence.outcome.is_decisive and _fits(evidence, today, old=(None,))
 
     def counts_against(self, evidence: Evidence) -> bool:
         """Return whether a record refutes the claim today."""
@@ -153,14 +155,10 @@ def _fits(
     evidence: Evidence,
     today: Digests,
     *,
-    old: tuple[str | None, ...] = (),
+    old: tuple[str | None, ...],
     new: tuple[str | None, ...] = (),
 ) -> bool:
     """Whether every digest of a record is today's, or excused on the old or the new side."""
-    if evidence.digests is today or evidence.digests == today:
-        return True
-    if not (old or new):
-        return False
     return all(
         was == now or was in old or now in new
         for was, now in zip(evidence.digests.values(), today.values(), strict=True)
@@ -179,6 +177,8 @@ def _trial(block: FalsifierBlock, target: str, evidence: Sequence[Evidence]) -> 
 
 def _supersede(block: FalsifierBlock, parts: dict[str, list[Evidence]]) -> None:
     """Leave out what something fresh supersedes."""
+    if not ("stale" in parts or "retracted" in parts):
+        return
     tried = [*parts.get("refuted", ()), *parts.get("retracted", ())]
     if "held" not in parts and not any(block.is_fresh(each) for each in tried):
         return
@@ -188,10 +188,10 @@ def _supersede(block: FalsifierBlock, parts: dict[str, list[Evidence]]) -> None:
 
 
 def _part(block: FalsifierBlock, evidence: Evidence) -> str | None:
-    if block.counts_against(evidence):
-        return "refuted"
     if evidence.retracted:
         return "retracted"
+    if block.is_about_today(evidence):
+        return "refuted"
     if block.is_fresh(evidence):
         return evidence.outcome.value
     return "stale" if evidence.outcome.is_decisive else None

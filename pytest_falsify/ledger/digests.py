@@ -10,7 +10,7 @@ from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.fields import as_object, exact_keys, is_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 DISPUTED = "disputed"
 """Stands where merged records name different digests: no confirmation is fresh against it."""
@@ -57,7 +57,7 @@ class Digests:
     def over(self, other: Digests) -> Digests:
         """Return these digests, and the other's where one is unknown."""
         pairs = zip(self.values(), other.values(), strict=True)
-        return Digests.of([one if one is not None else two for one, two in pairs])
+        return Digests.of(one if one is not None else two for one, two in pairs)
 
     def refuse_dispute(self) -> None:
         """Hold the digests of a record to their form: it knows what it was made with.
@@ -71,20 +71,16 @@ class Digests:
                     check_digest(name, value)
 
     @classmethod
-    def of(cls, values: Sequence[str | None]) -> Digests:
-        """Return the digests that stand in the order of their names."""
-        return cls(**dict(zip(cls.NAMES, values, strict=True)))
+    def of(cls, values: Iterable[str | None]) -> Digests:
+        """Return the digests that stand in the order of their names.
 
-    @classmethod
-    def shared(cls, values: tuple[str | None, ...]) -> Digests:
-        """Return the same, as one object for all that have the same ones.
-
-        The falsifiers of one target mostly do.
+        The falsifiers of one target mostly have the same ones, so they are one object.
         """
+        ordered = tuple(values)
         try:
-            return _shared(values)
+            return _shared(ordered)
         except TypeError:  # a value that cannot be hashed is no digest
-            return cls.of(values)
+            return _shared.__wrapped__(ordered)
 
     def to_json(self) -> dict[str, str]:
         """Return the known ones as a JSON object."""
@@ -102,7 +98,7 @@ class Digests:
         for name, each in data.items():
             if each is None:
                 check_digest(name, each)
-        return cls.shared(tuple(map(data.get, cls.NAMES)))
+        return cls.of(map(data.get, cls.NAMES))
 
 
 DIGEST_NAMES = frozenset(Digests.NAMES)
@@ -122,4 +118,4 @@ def check_digest(name: str, value: object) -> None:
 
 @lru_cache(maxsize=4096)
 def _shared(values: tuple[str | None, ...]) -> Digests:
-    return Digests.of(values)
+    return Digests(**dict(zip(Digests.NAMES, values, strict=True)))

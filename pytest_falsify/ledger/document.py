@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -194,14 +195,11 @@ def _refuse_conflicts(text: str, path: str | None) -> None:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
-    if len(value) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                msg = f"the key {key!r} stands twice in one object"
-                raise LedgerError(msg, expected="each key once")
-            seen.add(key)
-    return value
+    if len(value) == len(pairs):
+        return value
+    counts = Counter(key for key, _ in pairs)
+    msg = f"the key {counts.most_common(1)[0][0]!r} stands twice in one object"
+    raise LedgerError(msg, expected="each key once")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.canonical import digest
+from pytest_falsify.canonical import canonical, digest, digest_bytes
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.digests import DIGEST_NAMES, NO_DIGESTS, Digests, check_digest
 from pytest_falsify.ledger.fields import (
     as_object,
     exact_keys,
     get_member,
-    get_object,
     get_text,
     get_texts,
+    hold_kinds,
 )
 from pytest_falsify.ledger.settling import Settled, settle
 
@@ -37,6 +38,7 @@ _REQUIRED = frozenset(
         "target",
     }
 )
+_KINDS = {"target": str, "platform": str, "observed": dict, "coverage": dict, "faults": dict}
 _OPTIONAL = DIGEST_NAMES | {"faults", "reasons", "retracted", "signature"}
 
 
@@ -96,6 +98,7 @@ class Evidence:
         coverage: how much was compared (sites, layers, tokens).
         faults: ``planted`` and ``caught`` faults; None when none were planted.
         retracted: set on a refutation that was declared wrong.
+        has_caught_all: whether faults were planted and every one of them was caught.
         id: digest of what makes it this piece of evidence.
         content: digest of the id and of all else it says, without retraction and signature.
 
@@ -118,6 +121,7 @@ class Evidence:
     faults: Mapping[str, Any] | None = None
     retracted: Retraction | None = None
     signature: Signature | None = None
+    has_caught_all: bool = field(init=False, repr=False, compare=False)
     id: str = field(init=False)
     content: str = field(init=False)
 
@@ -129,8 +133,11 @@ class Evidence:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
         for name in ("observed", "coverage", "faults"):
-            object.__setattr__(self, name, settle(getattr(self, name)))
-        object.__setattr__(self, "id", digest(self._identity()))
+            value = getattr(self, name)
+            if not isinstance(value, Settled):
+                object.__setattr__(self, name, settle(value))
+        object.__setattr__(self, "has_caught_all", self._has_caught_all())
+        object.__setattr__(self, "id", digest_bytes(self._identity().encode()))
         object.__setattr__(self, "content", digest(self._content()))
 
     def __hash__(self) -> int:
@@ -174,19 +181,20 @@ class Evidence:
         exact_keys(data, "evidence", required=_REQUIRED, optional=_OPTIONAL)
         falsifier = get_text(data, "falsifier", "evidence")
         what = f"evidence of {falsifier}"
+        hold_kinds(data, what, _KINDS)
         evidence = cls(
             falsifier=falsifier,
-            target=get_text(data, "target", what),
+            target=data["target"],
             entry=data["entry"],
             machine=data["machine"],
             outcome=get_member(data, "outcome", what, Outcome),
             source=get_member(data, "source", what, Source),
-            platform=get_text(data, "platform", what),
-            digests=Digests.shared(tuple(map(data.get, Digests.NAMES))),
+            platform=data["platform"],
+            digests=Digests.of(map(data.get, Digests.NAMES)),
             reasons=get_texts(data, "reasons", what),
-            observed=Settled(get_object(data, "observed", what)),
-            coverage=Settled(get_object(data, "coverage", what)),
-            faults=Settled(get_object(data, "faults", what)) if "faults" in data else None,
+            observed=Settled(data["observed"]),
+            coverage=Settled(data["coverage"]),
+            faults=Settled(data["faults"]) if "faults" in data else None,
             retracted=_retraction(data["retracted"]) if "retracted" in data else None,
             signature=_signature(data["signature"]) if "signature" in data else None,
         )
@@ -206,12 +214,6 @@ class Evidence:
         return (caught, planted) if isinstance(caught, int) and isinstance(planted, int) else None
 
     @property
-    def has_caught_all(self) -> bool:
-        """Whether faults were planted and every one of them was caught."""
-        counts = self.fault_counts
-        return counts is not None and counts[1] > 0 and counts[0] == counts[1]
-
-    @property
     def is_bit_equal(self) -> bool:
         """Whether subject and oracle agreed in every bit."""
         return self.observed.get("bit_equal") is True
@@ -222,20 +224,22 @@ class Evidence:
         repeats = self.observed.get("repeats")
         return repeats if isinstance(repeats, int) else 0
 
+    def _has_caught_all(self) -> bool:
+        counts = self.fault_counts
+        return counts is not None and counts[1] > 0 and counts[0] == counts[1]
+
     @property
     def caveats(self) -> tuple[str, ...]:
         """What keeps the observation from discharging a claim, in words."""
         caveats = self.observed.get("caveats")
         return tuple(map(str, caveats)) if isinstance(caveats, list) else ()
 
-    def _identity(self) -> list[str | bool | int | None]:
+    def _identity(self) -> str:
         """All that a status is computed from: where two records differ in it, both count.
 
         Else the union of two sets would depend on which of two equal ids it kept.
         """
-        return [
-            self.falsifier,
-            self.entry,
+        ground = _spelled(
             self.target,
             *self.digests.values(),
             self.machine,
@@ -246,7 +250,8 @@ class Evidence:
             self.is_bit_equal,
             self.repeats,
             *self.caveats,
-        ]
+        )
+        return f'[{canonical(self.falsifier)},"{self.entry}",{ground}]'
 
     def _content(self) -> list[Any]:
         return [
@@ -259,6 +264,8 @@ class Evidence:
         ]
 
     def _check_unedited(self, data: Mapping[str, Any]) -> None:
+        if data["id"] == self.id and data["content"] == self.content:
+            return
         for name, computed in (("id", self.id), ("content", self.content)):
             if data[name] != computed:
                 msg = f"the {name} of evidence of {self.falsifier} on {self.target} does not match"
@@ -267,6 +274,12 @@ class Evidence:
                     expected=f"{computed}, the digest of what the record says",
                     remedy="restore the file from git; evidence is recorded by runs, not by hand",
                 )
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 1 is not spelled like true
+def _spelled(*ground: str | bool | int | None) -> str:
+    """Return the canonical spelling of what many falsifiers of one target share, as members."""
+    return canonical(ground)[1:-1]
 
 
 def _retraction(value: object) -> Retraction:

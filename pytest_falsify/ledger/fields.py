@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _Member = TypeVar("_Member", bound=Enum)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_WORDS: Mapping[type, str] = {str: "a string", dict: "an object", list: "a list"}
 _T = TypeVar("_T")
 
 
@@ -53,28 +54,46 @@ def exact_keys(
     Raises:
         LedgerError: naming the first such key.
     """
+    if _has_exactly(tuple(data), frozenset(required), frozenset(optional)):
+        return
     if not data.keys() >= required:
         msg = f"{what} has no {min(required - data.keys())!r}"
         raise LedgerError(msg, expected=f"the keys {', '.join(sorted(required))}")
-    if len(data) > len(required) and not data.keys() <= required | optional:
-        msg = f"{what} has an unknown key {min(data.keys() - required - optional)!r}"
-        known = ", ".join(sorted(required | optional))
-        raise LedgerError(msg, expected=f"only the keys {known}")
+    msg = f"{what} has an unknown key {min(data.keys() - required - optional)!r}"
+    known = ", ".join(sorted(required | optional))
+    raise LedgerError(msg, expected=f"only the keys {known}")
+
+
+@lru_cache(maxsize=1024)
+def _has_exactly(keys: tuple[str, ...], required: frozenset[str], optional: frozenset[str]) -> bool:
+    """Whether no key is missing or unknown; objects of one kind mostly have the same keys."""
+    return required <= {*keys} <= required | optional
+
+
+def hold_kinds(data: Mapping[str, Any], what: str, kinds: Mapping[str, type]) -> None:
+    """Refuse a member, of those that are there, that is not of its kind.
+
+    Raises:
+        LedgerError: naming the first such member.
+    """
+    for key, kind in kinds.items():
+        if key in data and not isinstance(data[key], kind):
+            _get(data, key, what, kind)
 
 
 def get_text(data: Mapping[str, Any], key: str, what: str) -> str:
     """Return a string member."""
-    return _get(data, key, what, str, "a string")
+    return _get(data, key, what, str)
 
 
 def get_object(data: Mapping[str, Any], key: str, what: str) -> dict[str, Any]:
     """Return an object member."""
-    return _get(data, key, what, dict, "an object")
+    return _get(data, key, what, dict)
 
 
 def get_list(data: Mapping[str, Any], key: str, what: str) -> list[Any]:
     """Return a list member."""
-    return _get(data, key, what, list, "a list")
+    return _get(data, key, what, list)
 
 
 def get_texts(data: Mapping[str, Any], key: str, what: str) -> tuple[str, ...]:
@@ -92,16 +111,23 @@ def get_member(data: Mapping[str, Any], key: str, what: str, kind: type[_Member]
     """Return an enum member by its value."""
     value = data.get(key)
     try:
-        return kind(value)
-    except ValueError:
+        member: _Member = _members(kind)[value]
+    except (KeyError, TypeError):  # a value that cannot be hashed is no member
         msg = f"{key!r} of {what} is {value!r}"
         members = " or ".join(repr(each.value) for each in kind)
         raise LedgerError(msg, expected=members) from None
+    return member
 
 
-def _get(data: Mapping[str, Any], key: str, what: str, kind: type[_T], words: str) -> _T:
+@lru_cache
+def _members(kind: type[Enum]) -> Mapping[object, Any]:
+    return {each.value: each for each in kind}
+
+
+def _get(data: Mapping[str, Any], key: str, what: str, kind: type[_T]) -> _T:
     value = data.get(key)
     if isinstance(value, kind):
         return value
+    words = _WORDS[kind]
     msg = f"{key!r} of {what} is not {words}"
     raise LedgerError(msg, expected=f"{key!r} as {words}")

@@ -8,7 +8,8 @@ digests of today are the same. Where two ledgers disagree about today's digests 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import FalsifierBlock, Ledger, Trial, trials, with_known
@@ -147,9 +148,9 @@ def _join_today(one: Mapping[str, Digests], other: Mapping[str, Digests]) -> dic
 
 def join_digests(one: Digests, other: Digests) -> Digests:
     """Return what two sides say together: an unknown digest gives way, two known are disputed."""
-    if one == other:
+    if one is other or one == other:
         return one
-    return Digests.of(list(map(_join_digest, one.values(), other.values())))
+    return Digests.of(map(_join_digest, one.values(), other.values()))
 
 
 def _join_digest(one: str | None, other: str | None) -> str | None:
@@ -208,12 +209,12 @@ def _of_today(old: FalsifierBlock, facts: EntryFacts, discharge: Discharge) -> F
 
     A bound Python test names itself as its target, which no contract lists.
     """
-    kept = [
+    kept = tuple(
         each for each in old.evidence if each.target in facts.targets or each.source is Source.BOUND
-    ]
+    )
     known = {*facts.targets, *(each.target for each in kept)}
     today = {name: digests for name, digests in old.today.items() if name in known}
-    return FalsifierBlock(entry=facts.entry, today=today, evidence=tuple(kept), discharge=discharge)
+    return _with(old, entry=facts.entry, today=today, evidence=kept, discharge=discharge)
 
 
 def _observe(
@@ -225,16 +226,21 @@ def _observe(
     today = dict(on_file.today)
     for target, group in sorted(targets.items()):
         today[target] = _seen_today(on_file.today.get(target), group)
-    block = with_known(replace(on_file, today=today), known)
+    block = with_known(_with(on_file, today=today), known)
     new = merge_evidence(each.evidence for each in observed if each.evidence)
-    return replace(block, evidence=_admit(block, new))
+    return _with(block, evidence=_admit(block, new))
+
+
+def _with(block: FalsifierBlock, **parts: Any) -> FalsifierBlock:
+    """The block with these parts; itself where it has them already, as most do after a run."""
+    if all(getattr(block, name) == each for name, each in parts.items()):
+        return block
+    return replace(block, **parts)
 
 
 def _seen_today(old: Digests | None, observed: Sequence[Observation]) -> Digests:
     """Today's digests of one target; a run that decided nothing may leave some as they were."""
-    seen = Digests()
-    for each in observed:
-        seen = join_digests(seen, each.today)
+    seen = reduce(join_digests, (each.today for each in observed))
     if old is None or any(each.evidence and _knows_all(each.evidence) for each in observed):
         return seen
     return seen.over(old)

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 from pytest_falsify.errors import LedgerError
 
 _SIGNIFICANT = ".3g"
-_PLAIN = (str, int)
 _SEQUENCES = (list, tuple)
 
 
@@ -22,8 +21,6 @@ def settle(value: Any) -> Any:
         LedgerError: when something is not a JSON value.
     """
     if value is None or isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Settled):
         return value
     if isinstance(value, float):
         return float(format(value, _SIGNIFICANT)) if math.isfinite(value) else str(float(value))
@@ -39,6 +36,9 @@ def settle(value: Any) -> Any:
 
 class Settled(dict[str, Any]):
     """Numbers that were settled when they were recorded: the record's digest says so."""
+
+
+_PLAIN = (str, int, Settled)
 
 
 def _no_key(key: object) -> NoReturn:

@@ -104,12 +104,11 @@ def support(held: Sequence[Evidence], discharge: Discharge) -> Status:
     """Return what confirmations of one target with the same digests support by themselves."""
     if not held:
         return Status.UNTRIED
-    if not any(each.source is Source.LIVE for each in held):
-        return Status.PARTIAL
     accepted = [each for each in held if discharge.accepts(each)]
     if accepted and not discharge.missing(accepted):
         return Status.DISCHARGED
-    return Status.FUNCTIONAL
+    is_live = any(each.source is Source.LIVE for each in held)
+    return Status.FUNCTIONAL if is_live else Status.PARTIAL
 
 
 def noun(name: str) -> str:

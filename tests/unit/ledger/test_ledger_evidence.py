@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from ledger_samples import OLD_ENTRY, OLD_SUBJECT, TODAY, evidence, observe, records
 
+from pytest_falsify.canonical import digest
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.evidence import Evidence
 from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.settling import settle
+
+repeats = st.sampled_from([0, 1, False, True])
+"""Equal in pairs, and not spelled alike."""
 
 
 @given(records())
@@ -95,6 +101,27 @@ def test_a_record_without_a_member_is_refused(name):
     del value[name]
     with pytest.raises(LedgerError, match=name):
         Evidence.from_json(value)
+
+
+@given(records(), st.text(), st.text(), st.text(), repeats)
+def test_an_id_is_the_digest_of_all_that_a_status_is_computed_from(record, id_, target, on, times):
+    observed = {**record.observed, "repeats": times}
+    record = replace(record, falsifier=id_, target=target, platform=on, observed=observed)
+    ground = [
+        record.falsifier,
+        record.entry,
+        record.target,
+        *record.digests.values(),
+        record.machine,
+        record.outcome.value,
+        record.source.value,
+        record.platform,
+        record.has_caught_all,
+        record.is_bit_equal,
+        record.repeats,
+        *record.caveats,
+    ]
+    assert digest(ground) == record.id
 
 
 def test_an_observation_cannot_carry_evidence_about_something_else():
