@@ -94,7 +94,7 @@ def asked_of(claim: Claim, check: JudgesPrompts) -> tuple[Asked, ...]:
             msg = f"the input `{name}` is one prompt"
             raise ContractError(msg, path=contract.path, line=spec.line, expected="a `dataset:`")
         mine = tuple(each for each in requests if each.input == name)
-        path = contract.path.parent / spec.dataset
+        path = (contract.path.parent / spec.dataset).resolve()
         for prompt in read_dataset(path, field=spec.field, limit=spec.limit):
             id_ = prompt.id if len(claim.inputs) == 1 else f"{name}/{prompt.id}"
             found.append(Asked(id=id_, prompt=prompt, requests=mine))

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_falsify.canonical import digest
 from pytest_falsify.checks.claim import Claim
+from pytest_falsify.checks.declared import Declarations
 from pytest_falsify.checks.kept_outcomes import LIFETIME, KeptOutcomes
 from pytest_falsify.checks.marks import Mark
 from pytest_falsify.checks.prompt_outcome import PromptOutcome
@@ -309,6 +310,15 @@ def test_what_an_identity_does_not_cover_is_not_taken_up(claim, sessions):
 
     assert survey_key(claim, RATE, sessions | {"mine": Partly()}, "here") is None
     assert survey_key(claim, RATE, sessions | {"mine": object()}, "here") is None
+
+
+def test_another_content_of_the_dataset_makes_evidence_stale(claim, tmp_path):
+    def sources(*lines):
+        written(tmp_path / "d.jsonl", *lines)
+        return Declarations().of(claim.contract, claim.falsifier, claim.target).sources
+
+    assert sources({"prompt": "one"}) == sources({"prompt": "one"})
+    assert sources({"prompt": "one"}) != sources({"prompt": "two"})
 
 
 def test_prompts_of_two_datasets_are_told_apart(tmp_path, sessions):
