@@ -45,17 +45,18 @@ UNSOUND = Bounds(low=math.inf, high=math.inf)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lumps:
-    """Two distributions over the candidates that both lists have, and two lumps of all others.
+    """Two distributions over the candidates that both lists have, and lumps of all others.
 
     Attributes:
         oracle: the masses of the common candidates, of the oracle's own, and of its tail.
         subject: the masses there that are nearest to the oracle's of all that may be.
-        is_exact: nothing is lumped together but what both sides tell.
+        farthest: those that are farthest, where nothing is lumped together but what both lump
+            together; else nothing.
     """
 
     oracle: tuple[float, ...]
     subject: tuple[float, ...]
-    is_exact: bool
+    farthest: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, oracle: Shortlist, subject: Shortlist) -> Lumps:
@@ -67,32 +68,45 @@ class Lumps:
         theirs, mine = oracle.by_token(), subject.by_token()
         common = [token for token in oracle.tokens if token in mine]
         own = [math.exp(theirs[token]) for token in oracle.tokens if token not in mine]
-        x = [math.exp(theirs[token]) for token in common]
-        y = [math.exp(mine[token]) for token in common]
+        x = tuple(math.exp(theirs[token]) for token in common)
+        y = tuple(math.exp(mine[token]) for token in common)
         if len(common) == len(theirs) == len(mine) and oracle.is_whole and subject.is_whole:
-            return cls(oracle=tuple(x), subject=tuple(y), is_exact=True)
+            return cls(oracle=x, subject=y, farthest=y)
         alone, rest = math.fsum(own), max(0.0, 1.0 - math.fsum(x) - math.fsum(own))
-        left = max(0.0, 1.0 - math.fsum(y))
+        others = math.fsum(math.exp(mine[token]) for token in mine if token not in theirs)
+        left, blur = max(0.0, 1.0 - math.fsum(y)), RESOLUTION
+        if subject.is_whole and not own:
+            left, blur = others, 0.0
         most = min(subject.tail, len(own) * math.exp(subject.logprobs[-1]))
         share = min(most, left * alone / (alone + rest)) if alone > 0 else 0.0
         return cls(
             oracle=(*x, alone, rest),
-            subject=(*y, share + RESOLUTION, left - share + RESOLUTION),
-            is_exact=not own,
+            subject=(*y, share + blur, left - share + blur),
+            farthest=() if own else (*y, 0.0, max(0.0, left - blur)),
         )
 
-    @property
-    def slack(self) -> float:
-        """By how much rounding can move a divergence of these masses, in nats."""
-        lumps = zip(self.oracle[-2:], self.subject[-2:], strict=True)
-        steep = (abs(math.log((x + RESOLUTION) / (y + RESOLUTION))) for x, y in lumps)
-        return RESOLUTION * (2.0 + math.fsum(steep))
+    def least(self, measure: Measure) -> float:
+        """Return what a divergence is at least."""
+        found = _divergence(measure, self.oracle, self.subject)
+        return max(0.0, found - self._slack(self.subject))
 
-    def divergence(self, measure: Measure) -> float:
-        """Return a divergence of the lumps."""
-        with np.errstate(divide="ignore"):
-            both = [np.log(np.array([each])) for each in (self.oracle, self.subject)]
-        return float(measure(both[0], both[1])[0])
+    def most(self, measure: Measure) -> float:
+        """Return what a divergence of the lumps is at most."""
+        if not self.farthest:
+            return math.inf
+        return _divergence(measure, self.oracle, self.farthest) + self._slack(self.farthest)
+
+    def _slack(self, subject: tuple[float, ...]) -> float:
+        """Return by how much rounding can move a divergence of these masses, in nats."""
+        lumps = zip(self.oracle[-2:], subject[-2:], strict=True)
+        steep = (abs(math.log((x + RESOLUTION) / (y + RESOLUTION))) for x, y in lumps)
+        return RESOLUTION * (3.0 + math.fsum(steep))
+
+
+def _divergence(measure: Measure, oracle: Sequence[float], subject: Sequence[float]) -> float:
+    with np.errstate(divide="ignore"):
+        both = [np.log(np.array([each])) for each in (oracle, subject)]
+    return float(measure(both[0], both[1])[0])
 
 
 def kl_bounds(oracle: Shortlist, subject: Shortlist) -> Bounds:
@@ -100,11 +114,9 @@ def kl_bounds(oracle: Shortlist, subject: Shortlist) -> Bounds:
     if not (oracle.is_sound and subject.is_sound):
         return UNSOUND
     lumps = Lumps.of(oracle, subject)
-    found = lumps.divergence(kl_divergence)
-    is_known = oracle.is_whole and subject.is_whole and lumps.is_exact
-    return Bounds(
-        low=max(0.0, found - lumps.slack), high=found + lumps.slack if is_known else math.inf
-    )
+    is_whole = oracle.is_whole and subject.is_whole
+    high = lumps.most(kl_divergence) if is_whole else math.inf
+    return Bounds(low=lumps.least(kl_divergence), high=high)
 
 
 def js_bounds(oracle: Shortlist, subject: Shortlist) -> Bounds:
@@ -114,8 +126,7 @@ def js_bounds(oracle: Shortlist, subject: Shortlist) -> Bounds:
     """
     if not (oracle.is_sound and subject.is_sound):
         return UNSOUND
-    lumps = Lumps.of(oracle, subject)
-    low = max(0.0, lumps.divergence(js_divergence) - lumps.slack)
+    low = Lumps.of(oracle, subject).least(js_divergence)
     theirs, mine = oracle.by_token(), subject.by_token()
     common = [token for token in oracle.tokens if token in mine]
     pairs = [(math.exp(theirs[token]), math.exp(mine[token])) for token in common]
@@ -132,11 +143,9 @@ def top_k_bounds(oracle: Shortlist, subject: Shortlist, k: int) -> Bounds:
     if not (oracle.is_sound and subject.is_sound):
         return UNSOUND
     lumps = Lumps.of(oracle.best(k), subject)
-    found = lumps.divergence(kl_divergence)
-    is_known = lumps.is_exact and (len(oracle.tokens) >= k or oracle.is_whole)
-    return Bounds(
-        low=max(0.0, found - lumps.slack), high=found + lumps.slack if is_known else math.inf
-    )
+    is_told = len(oracle.tokens) >= k or oracle.is_whole
+    high = lumps.most(kl_divergence) if is_told else math.inf
+    return Bounds(low=lumps.least(kl_divergence), high=high)
 
 
 def _js_term(x: float, y: float) -> float:
