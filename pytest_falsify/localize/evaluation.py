@@ -16,7 +16,7 @@ import numpy as np
 
 from pytest_falsify.compare.align import TOKENS
 from pytest_falsify.compare.comparison import Comparison, SiteComparison, compare_tensors
-from pytest_falsify.compare.noise import judge_noise, judge_site
+from pytest_falsify.compare.noise import judge_noise
 from pytest_falsify.errors import AlignmentError, CaptureError
 from pytest_falsify.stages.context import Context
 from pytest_falsify.stages.graph import StageGraph
@@ -116,8 +116,8 @@ def isolated(
     """
     again = _Again.of(evaluator, subject)
     done = {site: again.done(site) for site in judged_sites(evaluator, subject)}
-    own = _comparison(each.own for each in done.values())
-    allowed = _comparison(each.allowed for each in done.values())
+    own = comparison_of(each.own for each in done.values())
+    allowed = comparison_of(each.allowed for each in done.values())
     for noise in judge_noise(own, allowed, **(ratios or {})):
         found = done[noise.site]
         yield Isolated(
@@ -178,42 +178,30 @@ class _Again:
         tensor = in_stage_order(site, self.subject.tensors[site])
         fed = self.context.positions(site.step)
         expected = like(tensor, found.value, fed)
-        own, allowed = _errors(site, tensor, expected, like(tensor, usual.value, fed))
+        own, allowed = errors(site, tensor, expected, like(tensor, usual.value, fed))
         return _Done(own, allowed, expected, found.sources, found.through)
 
 
-def _comparison(sites: Iterable[SiteComparison]) -> Comparison:
+def comparison_of(sites: Iterable[SiteComparison]) -> Comparison:
+    """Return the statistics of some sites as those of a whole capture."""
     return Comparison(sites=tuple(sites), missing=(), subject="", oracle="")
 
 
-def _errors(
+def errors(
     site: Site, subject: CapturedTensor, expected: CapturedTensor, usual: CapturedTensor
 ) -> tuple[SiteComparison, SiteComparison]:
-    """Return the subject's own error and the error that known-good code makes there."""
-    return (
-        compare_tensors(subject, expected, site=site),
-        compare_tensors(usual, expected, site=site),
-    )
-
-
-def judged_against(
-    site: Site,
-    subject: CapturedTensor,
-    expected: CapturedTensor,
-    usual: CapturedTensor,
-    ratios: Mapping[str, Any] | None = None,
-) -> SiteNoise:
-    """Return a judgement of a subject's tensor.
+    """Return the subject's own error and the error that known-good code makes there.
 
     Args:
         site: where it stands.
         subject: what the subject shows.
         expected: what wide code makes of its inputs.
         usual: what code at the subject's precision makes of them.
-        ratios: see ``isolated``.
     """
-    own, allowed = _errors(site, subject, expected, usual)
-    return judge_site(own, allowed, **(ratios or {}))
+    return (
+        compare_tensors(subject, expected, site=site),
+        compare_tensors(usual, expected, site=site),
+    )
 
 
 def context_of(capture: Capture) -> Context:
@@ -253,11 +241,22 @@ def like(tensor: CapturedTensor, value: torch.Tensor, fed: range) -> CapturedTen
     values = array.numpy()
     if TOKENS in tensor.dims.split():
         axis = tensor.dims.split().index(TOKENS)
-        first = 0 if values.shape[axis] == fed.stop else fed.start  # a cache holds all steps
-        places = [each - first for each in tensor.positions]
+        places = shown_rows(tensor, values.shape[axis], fed)
         if places != list(range(values.shape[axis])):
             values = values.take(places, axis=axis)
     return replace(tensor, array=values)
+
+
+def shown_rows(tensor: CapturedTensor, tokens: int, fed: range) -> list[int]:
+    """Return which tokens of a value a captured tensor shows: it may lack some of them.
+
+    Args:
+        tensor: captured.
+        tokens: how many the value has: those of its step, or of all steps in a cache.
+        fed: the positions of the step's tokens.
+    """
+    first = 0 if tokens == fed.stop else fed.start
+    return [each - first for each in tensor.positions]
 
 
 class Subject(Mapping[Site, Any]):

@@ -7,11 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.compare.align import TOKENS
+from pytest_falsify.localize.evaluation import shown_rows
 from pytest_falsify.stages.operations import Place
+from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
     import torch
 
+    from pytest_falsify.captures.capture import CapturedTensor
     from pytest_falsify.stages.context import Context
     from pytest_falsify.stages.graph import StageGraph
     from pytest_falsify.stages.vocabulary import Site
@@ -27,13 +31,15 @@ class Trial:
     Attributes:
         graph: known-good code; hypotheses run on a wide one and on a narrow one.
         inputs: the immediate inputs of the site, the subject's own.
-        observed: the subject's result, in the dims of the stage.
+        tensor: the subject's result as it was captured, in the dims of the stage.
+        observed: its values; it may lack some of the tokens.
         context: what the run was fed.
     """
 
     graph: StageGraph
     site: Site
     inputs: Mapping[Site, torch.Tensor]
+    tensor: CapturedTensor
     observed: torch.Tensor
     context: Context
 
@@ -60,6 +66,15 @@ class Trial:
             names = (tap.module,)
         found = (self.place.module(each) for each in names)
         return tuple(each for each in found if getattr(each, "weight", None) is not None)
+
+    def shown(self, value: Any) -> Any:
+        """Return what the subject shows of a value in the dims of the stage: some of its tokens."""
+        dims = STAGES[self.site.stage].dims.split()
+        if TOKENS not in dims:
+            return value
+        axis = dims.index(TOKENS)
+        fed = self.context.positions(self.site.step)
+        return value[*(slice(None),) * axis, shown_rows(self.tensor, value.shape[axis], fed)]
 
     def evaluate(self, inputs: Mapping[Site, torch.Tensor] | None = None) -> torch.Tensor:
         """Return what the right operation makes of some inputs: its own, if none are given."""

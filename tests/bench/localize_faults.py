@@ -128,6 +128,22 @@ def _rope_position(choice: Choice) -> Operations:
     return _of_heads(choice, lambda here, given: rotated(here, given, angles(here, offset=offset)))
 
 
+def _any_rope_base(choice: Choice) -> Operations:
+    """Draw a base of two digits between 20 and 10^8, which is hardly ever one that is usual."""
+    base = float(f"{choice.size(1.3, 8):.1e}")
+    return _of_heads(choice, lambda here, given: rotated(here, given, angles(here, base=base)))
+
+
+def _any_rope_position(choice: Choice) -> Operations:
+    offset = int(choice.random.integers(3, 500)) * int(choice.random.choice([1, -1]))
+    return _of_heads(choice, lambda here, given: rotated(here, given, angles(here, offset=offset)))
+
+
+def _any_rope_scaling(choice: Choice) -> Operations:
+    factor = round(float(choice.random.uniform(1.2, 20)), 1)
+    return _of_heads(choice, lambda here, given: rotated(here, given, angles(here) / factor))
+
+
 def _rope_missing(choice: Choice) -> Operations:
     return _of_heads(choice, lambda _here, given: given)
 
@@ -295,6 +311,14 @@ def _norm_epsilon(choice: Choice) -> Operations:
         return normed(here, here.values[given], here.weight(name), epsilon=own)
 
     return {stage: computed}
+
+
+def _any_norm_epsilon(choice: Choice) -> Operations:
+    stage, name, given = _norm_of(choice)
+    epsilon = float(f"{choice.size(-5, -1):.1e}")
+    return {
+        stage: lambda here: normed(here, here.values[given], here.weight(name), epsilon=epsilon)
+    }
 
 
 def _norm_mean(choice: Choice) -> Operations:
@@ -506,6 +530,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="rope layout", make=_rope_layout, names=("rope layout",)),
     Fault(name="rope base", make=_rope_base, names=("rope base",)),
     Fault(name="rope position", make=_rope_position, names=("rope position",)),
+    Fault(name="any rope base", make=_any_rope_base, names=("rope base",)),
+    Fault(name="any rope position", make=_any_rope_position, names=("rope position",)),
+    Fault(name="any rope scaling", make=_any_rope_scaling, names=("rope scaling",)),
     Fault(name="rope missing", make=_rope_missing, names=("rope missing",)),
     Fault(name="rope scaling", make=_rope_scaling, names=("rope scaling",)),
     Fault(name="head order", make=_head_order, names=("head order",)),
@@ -524,6 +551,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="offset", make=_offset, names=("offset",)),
     Fault(name="w against 1+w", make=_norm_weight, names=("norm weight",)),
     Fault(name="norm epsilon", make=_norm_epsilon, names=("norm epsilon",)),
+    Fault(name="any norm epsilon", make=_any_norm_epsilon, names=("norm epsilon",)),
     Fault(name="norm mean", make=_norm_mean, names=("norm kind",)),
     Fault(name="missing bias", make=_bias, names=("missing bias",)),
     Fault(name="soft-cap", make=_soft_cap, names=("soft-cap",)),

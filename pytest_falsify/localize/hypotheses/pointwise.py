@@ -95,20 +95,20 @@ def _to(dtype: torch.dtype) -> Callable[[Trial], torch.Tensor]:
 
 def _scales(trial: Trial) -> Variants:
     """Yield the factor that fits best, by least squares: a = <x, y> / <x, x>."""
-    x, y = trial.expected.double(), trial.observed.double()
+    x, y = trial.shown(trial.expected).double(), trial.observed.double()
     factor = float((x * y).sum() / (x * x).sum())
     yield f"x {factor:.6g}", lambda other: other.expected * factor
 
 
 def _offsets(trial: Trial) -> Variants:
     """Yield the offset that fits best."""
-    shift = float((trial.observed.double() - trial.expected.double()).mean())
+    shift = float((trial.observed.double() - trial.shown(trial.expected).double()).mean())
     yield f"{shift:+.6g}", lambda other: other.expected + shift
 
 
 def _lines(trial: Trial) -> Variants:
     """Yield the factor and the offset that fit best together."""
-    x, y = trial.expected.double(), trial.observed.double()
+    x, y = trial.shown(trial.expected).double(), trial.observed.double()
     spread = float(((x - x.mean()) ** 2).sum())
     if spread == 0:
         return

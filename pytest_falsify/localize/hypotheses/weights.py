@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.localize.epsilon import measured_epsilon
 from pytest_falsify.localize.trial import Hypothesis, altered, with_weights
 from pytest_falsify.stages.rounded import SCHEMES, rounded
 from pytest_falsify.stages.vocabulary import Site
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.localize.trial import Compute, Trial, Variants
 
-NORMS = frozenset({"attn_norm", "ffn_norm", "final_norm"})
+NORMS = frozenset({"attn_norm", "attn_post_norm", "ffn_norm", "ffn_post_norm", "final_norm"})
 PROJECTIONS = frozenset({"qkv_matmul", "qkv_bias"})
 LINEAR = PROJECTIONS | {"attn_out", "ffn_gate", "ffn_up", "ffn_out", "lm_head"}
 WEIGHTED = LINEAR | NORMS | {"embedding"}
@@ -63,7 +64,8 @@ def _unweighted(trial: Trial) -> torch.Tensor:
         ones = trial.evaluate()
     with with_weights(trial.modules, lambda weight: weight * 0):
         noughts = trial.evaluate()
-    return noughts if bool(noughts.any()) else ones
+        of_nothing = trial.with_inputs(*(each * 0 for each in trial.ordered)).evaluate()
+    return ones if bool((noughts == of_nothing).all()) else noughts
 
 
 def _epsilons(trial: Trial) -> Variants:
@@ -71,6 +73,33 @@ def _epsilons(trial: Trial) -> Variants:
     for value in EPSILONS:
         if stated is not None and value != stated[1]:
             yield f"{stated[1]:g} -> {value:g}", _with_epsilon(stated[0], value)
+
+
+def _fitted_epsilons(trial: Trial) -> Variants:
+    stated = _epsilon(trial)
+    fitted = None if stated is None else measured_epsilon(*_rows(trial), stated[1])
+    if stated is not None and fitted is not None and stated[1] != fitted.plausible >= 0:
+        yield f"{stated[1]:g} -> {fitted.told()}", _with_epsilon(stated[0], fitted.plausible)
+
+
+def _rows(trial: Trial) -> tuple[Any, Any, Any]:
+    """Return the mean square of each row that is normed, and the two results without a bias."""
+    (given,) = trial.ordered
+    centred = given - given.mean(-1, keepdim=True) if _is_centred(trial) else given
+    bias = getattr(trial.modules[0], "bias", None)
+    right, found = (
+        each if bias is None else each - bias.detach()
+        for each in (trial.shown(trial.expected), trial.observed)
+    )
+    powers = trial.shown(centred.double().square().mean(-1, keepdim=True))[..., 0]
+    return tuple(each.double().cpu().numpy() for each in (powers, right, found))
+
+
+def _is_centred(trial: Trial) -> bool:
+    """Tell whether the norm takes the mean away: LayerNorm, not its root-mean-square cousins."""
+    import torch
+
+    return isinstance(trial.modules[0], torch.nn.LayerNorm)
 
 
 def _epsilon(trial: Trial) -> tuple[str, float] | None:
@@ -89,13 +118,26 @@ def _with_epsilon(name: str, value: float) -> Compute:
     return computed
 
 
-def _means(_trial: Trial) -> Variants:
+def _means(trial: Trial) -> Variants:
+    if _is_centred(trial):
+        yield "mean not subtracted", _uncentred
+        return
     yield (
         "mean subtracted",
         lambda trial: trial.with_inputs(
             *(each - each.mean(-1, keepdim=True) for each in trial.ordered)
         ).evaluate(),
     )
+
+
+def _uncentred(trial: Trial) -> torch.Tensor:
+    """Return what a root-mean-square norm makes with the weights of a LayerNorm."""
+    import torch
+
+    norm, (given,) = trial.modules[0], trial.ordered
+    shape = norm.normalized_shape
+    found = torch.nn.functional.rms_norm(given, shape, norm.weight, norm.eps)
+    return found if norm.bias is None else found + norm.bias
 
 
 def _biases(trial: Trial) -> Variants:
@@ -133,6 +175,7 @@ WEIGHTS = (
     Hypothesis(name="norm weight", stages=NORMS, variants=_norm_weights),
     Hypothesis(name="norm without weight", stages=NORMS, variants=_no_weight),
     Hypothesis(name="norm epsilon", stages=NORMS, variants=_epsilons),
+    Hypothesis(name="norm epsilon", stages=NORMS, variants=_fitted_epsilons, fitted=1),
     Hypothesis(name="norm kind", stages=NORMS, variants=_means),
     Hypothesis(name="rounded weights", stages=WEIGHTED, variants=_roundings),
 )

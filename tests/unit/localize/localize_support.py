@@ -58,6 +58,10 @@ class Lab:
     captures: dict[Any, Capture] = field(default_factory=dict)
     evaluators: dict[str, Evaluator] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return what hypothesis prints beside a failing example."""
+        return "Lab"
+
     def session(self, **options: Any) -> Any:
         key = repr(sorted(options.items()))
         if key not in self.sessions:
