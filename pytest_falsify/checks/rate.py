@@ -129,12 +129,12 @@ def _verdict(counted: Counted, captures: Captures) -> Verdict:
     if counted.rate is None or best is not least:
         return inconclusive(_unjudged(counted))
     if best is False:
-        return refuted([_beyond(counted), *_asides(counted)], captures, observed={})
+        return refuted([_beyond(counted), *_beyond_alone(counted)], captures, observed={})
     words = counted.rate.words(counted.confidence)
     if best is None:
         return inconclusive(f"{words} prompts differ, {_undecided(counted)}")
     if counted.beyond:
-        return inconclusive("; ".join([f"{words} prompts differ", *_asides(counted)]))
+        return inconclusive("; ".join([f"{words} prompts differ", *_beyond_alone(counted)]))
     if counted.is_beyond_with_lost:
         return inconclusive(_unjudged(counted))
     reason = f"{words} prompts differ, within {counted.limit:g}"
@@ -173,11 +173,10 @@ def _undecided(counted: Counted) -> str:
     return f"undecided against {limit:g}: {wanted} at this rate would decide"
 
 
-def _asides(counted: Counted) -> Iterator[str]:
-    """Yield which lengths are beyond by themselves, and which prompts differ."""
+def _beyond_alone(counted: Counted) -> Iterator[str]:
+    """Yield which lengths are beyond by themselves."""
     for each in counted.beyond:
         yield f"prompts of {each.label} tokens are beyond {counted.limit:g} alone: {each.words}"
-    yield f"the first that differ: {', '.join(counted.first_differing)}"
 
 
 def _plant(counted: Counted) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_where_answers_part_is_told_by_token():
 def test_the_first_prompts_that_differ_are_named():
     verdict = judged(prompts(SAME, *[OTHER] * 7))
     assert verdict.observed["differing"] == ["p2", "p3", "p4", "p5", "p6"]
-    assert told(verdict).endswith("the first that differ: p2, p3, p4, p5, p6, ...")
+    assert verdict.counted.first_differing == ("p2", "p3", "p4", "p5", "p6", "...")
 
 
 def test_what_held_has_found_every_planted_fault():
