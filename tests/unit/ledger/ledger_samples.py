@@ -73,7 +73,11 @@ known_digests = st.builds(
 todays = st.dictionaries(targets, st.just(TODAY) | known_digests, max_size=2)
 observed_numbers = st.fixed_dictionaries(
     {"rel_l2": st.floats(0, 1)},
-    optional={"bit_equal": st.booleans(), "repeats": st.integers(1, 3)},
+    optional={
+        "bit_equal": st.booleans(),
+        "caveats": st.lists(st.sampled_from(["cached", "sent again"]), max_size=2, unique=True),
+        "repeats": st.integers(1, 3),
+    },
 )
 discharges = st.builds(
     Discharge,

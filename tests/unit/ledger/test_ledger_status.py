@@ -16,6 +16,7 @@ SECOND = evidence(faults=CAUGHT, on="b")
 TINY = evidence(target="tiny", source="algorithm")
 REFUTED = evidence("refuted")
 MISSED = {"planted": 8, "caught": 7}
+CACHED = {"caveats": ["a part of a prompt came from the server's cache"], "bit_equal": True}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,19 @@ MISSED = {"planted": 8, "caught": 7}
             [evidence(faults=CAUGHT, observed={"bit_equal": True})],
             "DISCHARGED",
             "held live on teacher, planted faults caught, bit-equal to the oracle",
+        ),
+        (
+            [evidence(faults=CAUGHT, observed=CACHED, on=each) for each in "abc"],
+            "FUNCTIONAL",
+            (
+                "held live on teacher, with caveats: a part of a prompt came from the server's "
+                "cache; DISCHARGED needs a run without caveats"
+            ),
+        ),
+        (
+            [LIVE, evidence(faults=CAUGHT, observed=CACHED, on="b")],
+            "FUNCTIONAL",
+            "held live on teacher (1 machine); DISCHARGED needs 1 more machine or bit-equality",
         ),
         ([LIVE, SECOND, REFUTED], "FALSIFIED", "refuted on teacher: refuted for a reason"),
         (

@@ -128,6 +128,19 @@ def test_machines_differ_by_system_and_accelerators(tmp_path):
     assert not any("aaaa" in each for each in ids)
 
 
+def test_two_clients_of_one_server_are_one_machine(tmp_path):
+    clients = [tmp_path / "one", tmp_path / "other"]
+    for each in clients:
+        each.write_text(f"{each.name}\n")
+
+    def seen_from(client, *servers):
+        return machine_id(environ={}, files=[client], servers=servers)
+
+    one, other = (seen_from(each, "sha256:a", "sha256:b") for each in clients)
+    assert one == other
+    assert one not in {seen_from(clients[0]), seen_from(clients[0], "sha256:a")}
+
+
 def test_a_platform_is_told_in_words():
     words = platform_words(["NVIDIA H200", "NVIDIA H200"], {"torch": "2.13.0"})
     assert words.endswith(", NVIDIA H200, torch 2.13.0")
