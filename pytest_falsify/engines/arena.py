@@ -9,6 +9,8 @@ from weakref import ref
 
 import numpy as np
 
+from pytest_falsify.engines.arrays import numpy_dtype
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,25 +24,21 @@ ALIGNMENT = 64
 
 @dataclass(slots=True)
 class _Block:
-    """Memory that places are given out of, one after the other."""
+    """Memory that one run after the other may use."""
 
     memory: Array
-    used: int = 0
-    places: list[ref[Array]] = field(default_factory=list)
+    lease: ref[Array] | None = None
 
-    def has_room(self, count: int) -> bool:
-        return self.used + count <= len(self.memory)
-
-    def place(self, count: int) -> Array:
-        found = self.memory[self.used : self.used + count]
-        self.used += -(-count // ALIGNMENT) * ALIGNMENT
-        # torch holds this very array as long as a tensor, or an array of one, has its memory.
-        self.places.append(ref(found))
+    def leased(self) -> Array:
+        """Return the memory as an array which lives as long as one that is a part of it."""
+        # Through a buffer: of an array of an array, parts would hold the former and not the latter.
+        found = np.frombuffer(self.memory.data, np.uint8)
+        self.lease = ref(found)
         return found
 
     @property
     def is_free(self) -> bool:
-        return all(place() is None for place in self.places)
+        return self.lease is None or self.lease() is None
 
 
 @dataclass(slots=True)
@@ -49,33 +47,40 @@ class Arena:
 
     One by one the copies would lie scattered between what a model allocates and frees, and the gaps
     would be lost: a third of what is kept. Blocks whose copies are all gone are used again, for
-    touching fresh memory costs more than copying.
+    touching fresh memory costs more than copying. What is given out is an array and no tensor: each
+    tensor that stays leaves small things between what the model frees, which then cannot be joined.
     """
 
     _blocks: list[_Block] = field(default_factory=list)
-    _block: _Block | None = None
+    _open: Array | None = None
+    _used: int = 0
     _size: int = SMALLEST
 
     def begin(self) -> None:
         """Begin a run: it shares no block with another, so that they can be freed one by one."""
-        self._block, self._size = None, SMALLEST
+        self._open, self._size = None, SMALLEST
 
-    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+    def copy(self, tensor: torch.Tensor) -> Array:
         """Return a copy in C order."""
         import torch
 
-        if self._block is None or not self._block.has_room(tensor.nbytes):
-            self._block = self._next(max(self._size, tensor.nbytes))
+        place = self._place(tensor.nbytes)
+        torch.from_numpy(place).view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        return place.view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+    def _place(self, count: int) -> Array:
+        """Return so many bytes that nobody else has."""
+        if self._open is None or self._used + count > len(self._open):
+            self._open, self._used = self._next(max(self._size, count)).leased(), 0
             self._size = min(2 * self._size, LARGEST)
-        place = torch.from_numpy(self._block.place(tensor.nbytes))
-        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        found = self._open[self._used : self._used + count]
+        self._used += -(-count // ALIGNMENT) * ALIGNMENT
+        return found
 
     def _next(self, size: int) -> _Block:
         """Return a block of a size: one that nobody uses any more, or a new one."""
         for block in self._blocks:
             if len(block.memory) == size and block.is_free:
-                block.used = 0
-                block.places.clear()
                 return block
         block = _Block(_fresh(size))
         self._blocks.append(block)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.manifest import runs
 from pytest_falsify.engines.arena import ALIGNMENT, Arena
+from pytest_falsify.engines.arrays import as_numpy
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ class HandOut:
             if self.waits:
                 self._waiting.append(_Waiting(_copy(part), site, positions, sink))
             else:
-                kept = part if borrows(sink) else self.arena.copy(part)
-                sink(site, _captured(site, as_numpy(kept), positions))
+                array = as_numpy(part) if borrows(sink) else self.arena.copy(part)
+                sink(site, _captured(site, array, positions))
         self._seen += 1
         if self._seen == self.last:
             raise Stopped
@@ -220,19 +221,3 @@ def _copy_aside(tensors: list[torch.Tensor], places: list[torch.Tensor]) -> None
 def off_device(tensor: torch.Tensor) -> Array:
     """Return a tensor that nothing writes to any more as an array of the host, in C order."""
     return as_numpy(tensor.contiguous().cpu())
-
-
-def as_numpy(tensor: torch.Tensor) -> Array:
-    """Return a tensor of the CPU as an array that shares its memory.
-
-    bfloat16 becomes ml_dtypes' bfloat16.
-    """
-    import torch
-
-    if tensor.dtype is torch.bfloat16:
-        import ml_dtypes
-
-        bits: Array = tensor.detach().view(torch.uint16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: Array = tensor.detach().numpy()
-    return array

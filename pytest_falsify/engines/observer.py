@@ -116,6 +116,7 @@ def _joined(
             found.append(_JOINABLE[stage](module, arguments[0], output))
             if len(found) == len(projections):
                 show(layer, stage, torch.cat(found, dim=-1))
+                found.clear()  # or all layers' would be held until the model has run
 
     for each in projections:
         yield each.register_forward_hook(on_output)

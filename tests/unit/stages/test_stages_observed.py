@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -104,3 +106,23 @@ def test_the_sequences_of_a_batch_keep_their_own_routes():
             torch.testing.assert_close(
                 torch.tensor(tensor.array), torch.tensor(other[site].array), rtol=1e-5, atol=1e-6
             )
+
+
+def test_what_a_layer_s_projections_put_out_is_let_go_before_the_next_layer_is_shown():
+    session = seen("qwen2", "eager").session
+    model, alive = session.model, []
+    made = []
+    hook = model.model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda _module, _arguments, output: made.append(weakref.ref(output))
+    )
+
+    class Looking:
+        borrows = True
+
+        def __call__(self, site, _tensor):
+            alive.append(site.layer == 1 and made[0]() is not None)
+
+    session.run(PROMPT, Plan(stages=("qkv_bias",)), Looking())
+    hook.remove()
+
+    assert alive == [False, False]
