@@ -165,7 +165,7 @@ class Counted:
             "rate": self._rate(self.rate),
             "resumed": sum(each.is_resumed for each in self.outcomes),
             "unjudged": len(self.unjudged),
-            "worst_bucket": self.worst.label if self.worst else None,
+            "worst_bucket": self.worst.label if self.worst and self.differing else None,
         }
         if self.unjudged:
             found["unjudged_because"] = dict(Counter(each.lack for each in self.unjudged))
@@ -187,12 +187,12 @@ class Counted:
         return dict(labels)
 
     def _bucket(self, bucket: Bucket) -> dict[str, Any]:
-        return {
-            "is_beyond": bucket in self.beyond,
-            "rate": self._rate(bucket.rate),
-            "tokens": bucket.label,
-            "unjudged": bucket.unjudged,
-        }
+        found: dict[str, Any] = {"tokens": bucket.label, **(self._rate(bucket.rate) or {})}
+        if bucket.unjudged:
+            found["unjudged"] = bucket.unjudged
+        if bucket in self.beyond:
+            found["is_beyond"] = True
+        return found
 
     def _rate(self, rate: Rate | None) -> dict[str, Any] | None:
         if rate is None:

@@ -146,7 +146,10 @@ def test_lengths_of_which_too_many_differ_do_not_hide_in_the_whole():
     assert verdict.outcome is INCONCLUSIVE
     assert "prompts of 513..1024 tokens are beyond 0.05 alone: 9 of 20" in told(verdict)
     assert verdict.observed["worst_bucket"] == "513..1024"
-    assert [each["is_beyond"] for each in verdict.observed["buckets"]] == [False, True]
+    fine, beyond = verdict.observed["buckets"]
+    assert (fine["prompts"], fine["differing"], "is_beyond" in fine) == (800, 0, False)
+    assert (beyond["prompts"], beyond["differing"], beyond["is_beyond"]) == (20, 9, True)
+    assert beyond["low"] < beyond["share"] == 0.45 < beyond["high"]
     by_hand = judged([*short, *long], buckets=[256, 64])
     assert [each["tokens"] for each in by_hand.observed["buckets"]] == ["1..64", "257.."]
 
