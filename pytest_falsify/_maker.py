@@ -122,7 +122,8 @@ class CaptureMaker:
             line = self.target.line
         elif named is not None and f"input `{named.name}`" in error.what:
             line = named.line
-        return error.located(contract.path, line or self.claim.falsifier.line)
+        place = line or self.claim.falsifier.line
+        return error.located(contract.path, place) if place else error
 
     def _fed(
         self, inputs: TokenInputs, forced: tuple[int, ...], prefilled: int | None

@@ -95,12 +95,7 @@ class Kv:
 
     def judge(self, claim: Claim, captures: Captures, compare: Compare) -> Verdict:
         """Judge the legs of every input."""
-        yardstick = Yardstick.of(claim, compare)
-        layers = parse_layers(claim.parameter("layers", "all"))
-        found = {
-            name: Legs.of(_chosen(runs, layers), yardstick)
-            for name, runs in by_input(captures).items()
-        }
+        found = legs_of(claim, captures, compare)
         if not found:
             return inconclusive("nothing was compared")
         judged = tuple(each for one in found.values() for each in one.judged)
@@ -269,6 +264,15 @@ class Legs:
     def refutes_arrival(self, site: Any, tensor: Any) -> bool:
         """Tell whether this tensor, arriving at this site, would be beyond the codec's bound."""
         return excess(self.subject, site, tensor) is not None
+
+
+def legs_of(claim: Claim, captures: Captures, compare: Compare) -> dict[str, Legs]:
+    """Return what became of the legs, by input."""
+    yardstick = Yardstick.of(claim, compare)
+    layers = parse_layers(claim.parameter("layers", "all"))
+    return {
+        name: Legs.of(_chosen(runs, layers), yardstick) for name, runs in by_input(captures).items()
+    }
 
 
 def _beyond(judged: Judged) -> str:

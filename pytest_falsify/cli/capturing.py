@@ -234,19 +234,24 @@ def _positions(text: str) -> tuple[int, ...] | None:
     return parse_positions(text)
 
 
-def _ids(option: str, text: str) -> tuple[int, ...]:
-    ids = [each.strip() for each in text.split(",")]
-    if not all(each.isdecimal() for each in ids):
+def ids(option: str, text: str) -> tuple[int, ...]:
+    """Return the token ids that an option gives.
+
+    Raises:
+        ContractError: when they are no numbers with commas between.
+    """
+    numbers = [each.strip() for each in text.split(",")]
+    if not all(each.isdecimal() for each in numbers):
         msg = f"{option} {text} are no token ids"
         raise ContractError(msg, expected="numbers with commas between: 3838,374,220")
-    return tuple(map(int, ids))
+    return tuple(map(int, numbers))
 
 
 def _inputs(wanted: Wanted, session: Session) -> TokenInputs:
     name, value = wanted.fed
-    forced = _ids("--forced", wanted.forced) if wanted.forced else ()
+    forced = ids("--forced", wanted.forced) if wanted.forced else ()
     if name == "tokens":
-        value = _ids("--tokens", value)
+        value = ids("--tokens", value)
     elif name == "file":
         value = str(value.resolve())
     spec = InputSpec(**{"name": name, "line": 0, "forced": forced, name: value})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,23 +13,22 @@ from pytest_falsify.canonical import canonical_text
 from pytest_falsify.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture
-    from pytest_falsify.checks.side_by_side import Conclusion
+    from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.cli.served import Traced
     from pytest_falsify.compare.rates import Rate
-    from pytest_falsify.disaggregation.recordings import Traced
 
 _PATH = click.Path(path_type=Path)
 _JSON = ".json"
 WITHIN, BEYOND, UNDECIDED = 0, 1, 2
 _WORDS = {WITHIN: "none", UNDECIDED: "undecided"}
-COLUMNS = ("leg", "step", "layer", "what", "rel L2", "worst row", "max |d|", "cosine", "")
-_LEFT = {"leg", "what", ""}
+WIDTH = 100
 
 
 @click.command()
-@click.argument("baseline", type=_PATH)
+@click.argument("baseline")
 @click.argument("target", type=_PATH, required=False)
 @click.option(
     "--expect",
@@ -42,37 +42,121 @@ _LEFT = {"leg", "what", ""}
     type=click.FloatRange(0, 1),
     help="of a batch's samples that may differ: held when the whole 95% interval is within it",
 )
+@click.option(
+    "--baseline",
+    "oracle",
+    metavar="YAML",
+    help="of a model: the options of the engine that is trusted",
+)
+@click.option("--target", "subject", metavar="YAML", help="of a model: those of the one on trial")
+@click.option("--text", help="of a model: what it is fed")
+@click.option("--tokens", help="of a model: token ids instead: 3838,374,220")
+@click.option(
+    "--new-tokens", type=click.IntRange(min=1), default=8, show_default=True, help="of a model"
+)
+@click.option("--device", default="cpu", show_default=True, help="of a model: cpu, cuda or cuda:1")
+@click.option("--allow-commands", is_flag=True, help="run the commands that a falsifier names")
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
-def trace(
-    baseline: Path,
+@click.option("-v", "--verbose", "is_full", is_flag=True, help="of runs: show every site")
+def trace(  # noqa: PLR0917 - click passes them by name
+    baseline: str,
     target: Path | None,
     expectations: Sequence[str],
     max_rate: float | None,
+    oracle: str | None,
+    subject: str | None,
+    text: str | None,
+    tokens: str | None,
+    new_tokens: int,
+    device: str,
+    allow_commands: bool,  # noqa: FBT001
     style: str,
+    is_full: bool,  # noqa: FBT001
 ) -> None:
     """Show by leg, layer and step how TARGET differs from BASELINE.
 
-    Each is a capture, or an npz of caches after prefill, after transfer and during decode. What
-    another tool wrote as JSON, a trace or the report of a batch, is read alone: it holds no values,
-    only what was found.
+    \b
+    trace BASELINE TARGET   two recordings: captures, or npz of caches after
+                            prefill, after transfer and during decode
+    trace TRACE.json        what another tool wrote: a trace, a batch's report
+    trace CONTRACT::ID      runs the oracle and the subject of a falsifier
+    trace MODEL --text TEXT --target '{transfer: {codec: int8}}'
+                            runs a model in two ways: by engine transformers
+                            and by engine disaggregated, unless they name others
+
+    Of runs each leg is held against what it should have made of what it was given.
 
     Status 0: no leg is beyond what is allowed. 1: one is; the first is named. 2: it could not be
     told.
-    """
+    """  # noqa: D301 - click's mark for lines that are left as they are
+    settings = {"oracle": oracle, "subject": subject}
+    is_contract = "::" in baseline
+    is_model = any((*settings.values(), text, tokens))
+    if is_model or is_contract:
+        if target is not None or (is_model and is_contract):
+            msg = f"it is not clear what is to be run of {baseline}"
+            raise ContractError(msg, expected="CONTRACT::ID alone, or MODEL with --text")
+        fed = {"text": text, "tokens": tokens, "new_tokens": new_tokens, "device": device}
+        claim = _of_model(baseline, settings, fed) if is_model else _of_contract(baseline)
+        # What is typed at the prompt needs no further permission.
+        found = _run(claim, expectations, may_run_commands=allow_commands or is_model)
+        told = _as_json(found) if style == "json" else "\n".join(_as_text(found, is_full=is_full))
+        click.echo(told, nl=style != "json")
+        sys.exit(found.standing.value)
     if target is None:
-        rows, status, reason = _recorded(baseline, max_rate)
+        rows, status, reason = _recorded(Path(baseline), max_rate)
     else:
-        rows, status, reason = _compared(baseline, target, expectations)
+        rows, status, reason = _compared(Path(baseline), target, expectations)
     leg = next((row["leg"] for row in rows if row["is_beyond"]), _WORDS.get(status, "undecided"))
     if style == "json":
         click.echo(canonical_text({"leg": leg, "reason": reason, "stages": rows}), nl=False)
     else:
-        click.echo("\n".join([f"leg: {leg} ({reason})", "", *_table(rows)]))
+        from pytest_falsify.report.legs import site_table
+
+        click.echo("\n".join([f"leg: {leg} ({reason})", "", *site_table(rows)]))
     sys.exit(status)
+
+
+def _of_contract(name: str) -> Claim:
+    from pytest_falsify.cli.claims import claim_named
+
+    return claim_named(name)
+
+
+def _of_model(name: str, settings: Mapping[str, str | None], fed: Mapping[str, Any]) -> Claim:
+    from pytest_falsify.cli.served import of_model
+
+    return of_model(name, settings, **fed)
+
+
+def _run(claim: Claim, expectations: Sequence[str], *, may_run_commands: bool) -> Traced:
+    from pytest_falsify.cli.comparing import read_expectations
+    from pytest_falsify.cli.served import as_kv, traced
+
+    asked = as_kv(claim, read_expectations(expectations))
+    return traced(asked, may_run_commands=may_run_commands)
+
+
+def _as_json(found: Traced) -> str:
+    rows = [{"input": name, **row} for name, own in found.rows.items() for row in own]
+    return canonical_text({"leg": found.leg, "reason": "; ".join(found.reasons), "stages": rows})
+
+
+def _as_text(found: Traced, *, is_full: bool) -> Iterator[str]:
+    from pytest_falsify.report.legs import NOTE, leg_table, site_table
+
+    yield f"leg: {found.leg}"
+    for reason in found.reasons:
+        yield from wrap(reason, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    for name, rows in found.rows.items():
+        yield from ("", f"input `{name}`", *(site_table(rows) if is_full else leg_table(rows)))
+    if not is_full:
+        yield NOTE
 
 
 def _recorded(path: Path, max_rate: float | None) -> tuple[list[dict[str, Any]], int, str]:
     """Return what a trace or a report tells, and what that comes to."""
+    from pytest_falsify.cli.leg_rows import of_traced
     from pytest_falsify.compare.rates import Rate
     from pytest_falsify.disaggregation.recordings import read_json
 
@@ -84,7 +168,7 @@ def _recorded(path: Path, max_rate: float | None) -> tuple[list[dict[str, Any]],
         return [], UNDECIDED, "nothing was compared"
     if isinstance(found, Rate):
         return [], _rated(found, max_rate), f"{found} of a batch's texts differ"
-    rows = [_traced(each) for each in found]
+    rows = [of_traced(each) for each in found]
     if any(row["is_beyond"] for row in rows):
         beyond = sum(row["is_beyond"] for row in rows)
         return rows, BEYOND, f"{beyond} of {len(rows)} comparisons are beyond their thresholds"
@@ -104,11 +188,12 @@ def _compared(
     from pytest_falsify.captures.unstated import agreed
     from pytest_falsify.checks.side_by_side import conclude
     from pytest_falsify.cli.comparing import read_expectations
+    from pytest_falsify.cli.leg_rows import of_judged
 
     oracle, subject = agreed([_read(each) for each in (baseline, target)])
     expect = read_expectations(expectations)
     conclusion = conclude(subject, oracle, expect=expect)
-    return list(_sites(conclusion)), conclusion.standing.value, conclusion.reason
+    return list(of_judged(conclusion.judged)), conclusion.standing.value, conclusion.reason
 
 
 def _read(path: Path) -> Capture:
@@ -116,72 +201,6 @@ def _read(path: Path) -> Capture:
     from pytest_falsify.disaggregation.recordings import NPZ, read_dump
 
     return read_dump(path) if path.suffix == NPZ else read_captures(path)
-
-
-def _sites(conclusion: Conclusion) -> Iterable[dict[str, Any]]:
-    from pytest_falsify.checks.verdict import finite
-    from pytest_falsify.disaggregation.recordings import leg_of
-
-    judged = conclusion.judged
-    beyond = {each.site: each.position for each in judged.violations}
-    for each in judged.comparison.sites:
-        yield {
-            "leg": leg_of(each.site).value,
-            "step": max(each.site.step, 0),
-            "layer": each.site.layer,
-            "what": each.site.stage,
-            "rel_l2": finite(each.total.rel_l2),
-            "worst_row": finite(each.worst_row.rel_l2),
-            "max_abs": finite(each.total.max_abs),
-            "cosine": finite(each.total.cosine),
-            "at": dict(beyond.get(each.site, {})),
-            "is_beyond": each.site in beyond,
-        }
-
-
-def _traced(each: Traced) -> dict[str, Any]:
-    from pytest_falsify.checks.verdict import finite
-
-    return {
-        "leg": each.leg.value,
-        "step": max(each.step, 0),
-        "layer": each.layer,
-        "what": each.field,
-        "rel_l2": None,
-        "worst_row": None,
-        "max_abs": finite(each.max_abs),
-        "cosine": finite(each.cosine),
-        "at": {},
-        "is_beyond": each.is_beyond,
-    }
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    from pytest_falsify.report.table import aligned
-
-    cells = [
-        [
-            row["leg"],
-            str(row["step"]),
-            "-" if row["layer"] is None else str(row["layer"]),
-            row["what"],
-            *(_short(row[name]) for name in ("rel_l2", "worst_row", "max_abs", "cosine")),
-            _mark(row),
-        ]
-        for row in rows
-    ]
-    return list(aligned([COLUMNS, *cells], _LEFT)) if cells else []
-
-
-def _mark(row: Mapping[str, Any]) -> str:
-    if not row["is_beyond"]:
-        return ""
-    place = ", ".join(f"{name}={index}" for name, index in row["at"].items())
-    return f"beyond at {place}" if place else "beyond"
-
-
-def _short(value: float | str | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.3g}"
 
 
 COMMANDS = (trace,)

@@ -103,6 +103,14 @@ def decoded(subject: Capture, replay: Capture) -> tuple[Capture, Capture]:
     return sides[0], sides[1]
 
 
+def arrived(subject: Capture) -> tuple[Capture, Capture]:
+    """Return the caches that arrived, and as what they were sent, at the same sites."""
+    sites = cache_sites(subject, TRANSFER)
+    mine = {site: subject.tensors[site] for site in sites}
+    theirs = {site: subject.tensors[replace(site, step=0)] for site in sites}
+    return _only(subject, mine, subject), _only(subject, theirs, subject)
+
+
 def transferred(subject: Capture) -> tuple[Excess, ...]:
     """Return the first excess of each half of a layer whose transfer broke its codec's bound."""
     return tuple(

@@ -65,12 +65,14 @@ def _hub_folder(target: Target) -> Path:
     )
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         msg = f"target `{target.name}`: huggingface_hub is not installed"
         raise Blocked(msg, remedy="pip install 'pytest-falsify[hf]'") from error
     try:
         found = snapshot_download(target.model, revision=target.revision, local_files_only=True)
+    except HFValidationError as error:
+        raise absent(target, "a folder, or owner/name in a model hub") from error
     except LocalEntryNotFoundError as error:
         msg = f"target `{target.name}`: model {target.model} is not in the local cache"
         raise Blocked(msg, remedy=command) from error
