@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytest_falsify.canonical import canonical_text
+from pytest_falsify.cli.batches import are_batches, compared_batches
 from pytest_falsify.errors import ContractError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def trace(  # noqa: PLR0917 - click passes them by name
     trace BASELINE TARGET   two recordings: captures, or npz of caches after
                             prefill, after transfer and during decode
     trace TRACE.json        what another tool wrote: a trace, a batch's report
+    trace A.json B.json     the reports of two batches, sample by sample
     trace CONTRACT::ID      runs the oracle and the subject of a falsifier
     trace MODEL --text TEXT --target '{transfer: {codec: int8}}'
                             runs a model in two ways: by engine transformers
@@ -105,6 +107,8 @@ def trace(  # noqa: PLR0917 - click passes them by name
         sys.exit(found.standing.value)
     if target is None:
         rows, status, reason = _recorded(Path(baseline), max_rate)
+    elif are_batches(Path(baseline), target):
+        rows, (status, reason) = [], compared_batches(Path(baseline), target, max_rate)
     else:
         rows, status, reason = _compared(Path(baseline), target, expectations)
     leg = next((row["leg"] for row in rows if row["is_beyond"]), _WORDS.get(status, "undecided"))
