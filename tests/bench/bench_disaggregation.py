@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "disaggregation"))
 
 import numpy as np
 import torch
-from broken_workers import FAULTS, with_fault
+from broken_workers import FAULTS, NOT_NUMBERS, with_fault
 from disaggregation_support import FAMILIES, Bench, save_model
 
 from pytest_falsify.checks.base import by_input
@@ -76,32 +76,43 @@ def legs(families, codecs):
     """Plant every fault in every family under every codec; accuse no honest run."""
     begun = time.perf_counter()
     right, planted, accused, honest, escaped = Counter(), Counter(), [], 0, []
+    poisoned, passed = 0, []
     with tempfile.TemporaryDirectory() as name:
-        for family in families:
-            folder = folder_of(family, Path(name) / family)
-            for tokens in PROMPTS:
-                bench = Bench(folder=folder, tokens=tuple(tokens))
-                for codec in codecs:
-                    transfer = {"transfer": CODECS[codec]}
-                    for fault, (leg, options) in FAULTS.items():
-                        found = blamed(bench, with_fault(transfer, options))
-                        planted[fault] += 1
-                        right[fault] += found == leg
-                        if found != leg:
-                            escaped.append(f"{family}, {codec}, {fault}: {found}")
-                    for way, options in HONEST.items() if tokens is PROMPTS[0] else ():
-                        honest += 1
-                        found = blamed(bench, with_fault(transfer, options))
-                        if found != "none":
-                            accused.append(f"{family}, {codec}, {way}: {found}")
+        for place, bench, transfer, is_first in subjects(families, codecs, Path(name)):
+            for fault, (leg, options) in FAULTS.items():
+                found = blamed(bench, with_fault(transfer, options))
+                planted[fault] += 1
+                right[fault] += found == leg
+                if found != leg:
+                    escaped.append(f"{place}, {fault}: {found}")
+            for fault, options in NOT_NUMBERS.items():
+                poisoned += 1
+                if blamed(bench, with_fault(transfer, options)) == "none":
+                    passed.append(f"{place}, {fault}: passed")
+            for way, options in HONEST.items() if is_first else ():
+                honest += 1
+                found = blamed(bench, with_fault(transfer, options))
+                if found != "none":
+                    accused.append(f"{place}, {way}: {found}")
     total, caught = sum(planted.values()), sum(right.values())
     print("\n| fault | leg | planted | leg named |\n|---|---|---:|---:|")
     for fault, (leg, _) in FAULTS.items():
         print(f"| {fault} | {leg} | {planted[fault]} | {right[fault]} |")
     print(f"| **all** | | **{total}** | **{caught}** ({caught / total:.1%}) |")
     print(f"| honest runs | none | {honest} | {len(accused)} accused |")
-    print(f"\n{time.perf_counter() - begun:.0f} s", *escaped, *accused, sep="\n")
-    return caught >= NAMED_RIGHT * total and not accused
+    print(f"| NaN in a leg | any | {poisoned} | {len(passed)} passed |")
+    print(f"\n{time.perf_counter() - begun:.0f} s", *escaped, *accused, *passed, sep="\n")
+    return caught >= NAMED_RIGHT * total and not accused and not passed
+
+
+def subjects(families, codecs, root):
+    """Yield what faults are planted in: its name, its model, its transfer, and if it is first."""
+    for family in families:
+        folder = folder_of(family, root / family)
+        for tokens in PROMPTS:
+            bench = Bench(folder=folder, tokens=tuple(tokens))
+            for codec in codecs:
+                yield f"{family}, {codec}", bench, {"transfer": CODECS[codec]}, tokens is PROMPTS[0]
 
 
 def folder_of(family, folder):

@@ -110,7 +110,16 @@ def _positions(model, shift):
     model.model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def poisoned_prefill(model):
+def nan_on_its_way(tensors):
+    """One value is NaN where it arrives; of whole numbers, a scale is."""
+    names = [name for name in tensors if name.startswith(f"{LAYER}.v.0.scale.")]
+    name = (names or _values(tensors, "v"))[0]
+    poisoned = tensors[name].clone()
+    poisoned[0, 0, 0] = torch.nan
+    return {**tensors, name: poisoned}
+
+
+def poisoned_model(model):
     """One channel of a layer's values is NaN."""
 
     def hook(_module, _arguments, output):
@@ -147,6 +156,14 @@ FAULTS = {
         {"prefill": {"chunk": 5, "setup": f"{_HERE}:chunk_border"}},
     ),
 }
+
+
+NOT_NUMBERS = {
+    "NaN in the prefill": {"prefill": {"setup": f"{_HERE}:poisoned_model"}},
+    "NaN on its way": {"transfer": {"through": f"{_HERE}:nan_on_its_way"}},
+    "NaN at decode": {"decode": {"setup": f"{_HERE}:poisoned_model"}},
+}
+"""Of these the verdict may be any but a pass."""
 
 
 def with_fault(options, fault):

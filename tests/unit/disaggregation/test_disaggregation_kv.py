@@ -71,7 +71,7 @@ def test_noise_may_take_the_place_of_limits(bench):
 
 
 def test_a_nan_from_the_prefill_is_the_prefills_alone(bench):
-    verdict = judge(bench, {"prefill": {"setup": f"{HERE}:poisoned_prefill"}})
+    verdict = judge(bench, {"prefill": {"setup": f"{HERE}:poisoned_model"}})
     assert verdict.outcome.value == "refuted"
     assert verdict.observed["guilty"] == ["prefill"]
 
