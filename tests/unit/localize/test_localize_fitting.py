@@ -30,17 +30,21 @@ DTYPES = st.sampled_from(["float32", "bfloat16"])
 BASES = st.floats(math.log(20), math.log(1e8)).map(lambda each: float(f"{math.exp(each):.1e}"))
 
 
-def turned_by(speeds, *, tokens, heads, dtype, seed, ahead=0):
+def turned_by(speeds, *, tokens, heads, dtype, seed, ahead=0, stated=STATED):
     """Return heads, the same turned by so much a token and rounded, and how right code turns."""
-    drawn = np.random.default_rng(seed).standard_normal((tokens, heads, 2 * len(speeds)))
-    places = np.arange(tokens)[:, None]
-    half = len(speeds)
+    half, places = len(speeds), np.arange(tokens)[:, None]
+    drawn = np.random.default_rng(seed).standard_normal((tokens, heads, 2 * half))
+    before = in_dtype(drawn, dtype)
     turn = np.exp(1j * (places + ahead) * speeds)[:, None]
-    pairs = (drawn[..., :half] + 1j * drawn[..., half:]) * turn
-    after = np.concatenate([pairs.real, pairs.imag], axis=-1)
-    rounded = after.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-    right = frequencies(STATED, half)
-    return drawn, rounded.astype(np.float64), np.exp(1j * places * right), right
+    pairs = (before[..., :half] + 1j * before[..., half:]) * turn
+    after = in_dtype(np.concatenate([pairs.real, pairs.imag], axis=-1), dtype)
+    right = frequencies(stated, half)
+    return before, after, np.exp(1j * places * right), right
+
+
+def in_dtype(values, dtype):
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    return values.astype(kind).astype(np.float64)
 
 
 def frequencies(base, pairs):
@@ -62,7 +66,7 @@ SIZES = st.fixed_dictionaries(
 def test_another_base_is_measured_within_its_own_uncertainty(base, pairs, size):
     power = Rotation.of(*turned_by(frequencies(base, pairs), **size)).power()
     assert abs(math.log(base) / math.log(STATED) - power.value) < 2 * power.reach
-    assert power.reach < 0.05
+    assert power.reach < 0.1
 
 
 @given(factor=st.floats(1.1, 30), size=SIZES)
@@ -84,6 +88,22 @@ def test_an_offset_is_found_even_of_one_token(ahead, tokens, dtype, seed):
     size = {"tokens": tokens, "heads": 4, "dtype": dtype, "seed": seed}
     found = Rotation.of(*turned_by(frequencies(STATED, 16), ahead=ahead, **size))
     assert ahead == found.offset()
+
+
+def test_pairs_that_rounding_keeps_from_turning_do_not_decide():
+    size = {"tokens": 32, "heads": 2, "dtype": "bfloat16", "seed": 1}
+    found = Rotation.of(*turned_by(frequencies(1e6, 8) / 17.3, stated=1e6, **size)).factor()
+    assert found.value == pytest.approx(17.3, rel=0.01)
+
+
+@pytest.mark.parametrize("tokens", [31, 700])
+def test_errors_are_what_they_are_said_to_be_however_noisy_and_long(tokens):
+    size = {"tokens": tokens, "heads": 2, "dtype": "float32", "seed": 1}
+    before, after, *right = turned_by(frequencies(500.0, 256), **size)
+    noisy = after + 0.3 * np.random.default_rng(2).standard_normal(after.shape)
+    found = Rotation.of(before, noisy, *right)
+    off = (found.speed - frequencies(500.0, 256)) / found.error
+    assert np.sqrt((off * off).mean()) < 1.05
 
 
 def test_pairs_that_are_nought_tell_nothing():
@@ -219,8 +239,8 @@ def test_an_epsilon_is_measured_within_its_own_uncertainty_or_not_at_all(
 ):
     powers = np.array(powers)
     observed = normed(powers, epsilon, seed)
-    rounded = observed.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-    found = measured_epsilon(powers, normed(powers, 1e-6, seed), rounded.astype(float), 1e-6)
+    rounded = in_dtype(observed, dtype)
+    found = measured_epsilon(powers, normed(powers, 1e-6, seed), rounded, 1e-6)
     assert dtype == "bfloat16" or found is not None
     assert found is None or abs(epsilon - found.value) < 2 * found.reach + 1e-6 * epsilon
 
@@ -230,8 +250,7 @@ def test_an_epsilon_is_measured_within_its_own_uncertainty_or_not_at_all(
 def test_a_common_factor_is_not_taken_for_an_epsilon(powers, factor, dtype, seed):
     powers = np.array(powers)
     right = normed(powers, 1e-6, seed)
-    rounded = (factor * right).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-    assert measured_epsilon(powers, right, rounded.astype(float), 1e-6) is None
+    assert measured_epsilon(powers, right, in_dtype(factor * right, dtype), 1e-6) is None
 
 
 def test_of_few_rows_no_epsilon_is_known():
