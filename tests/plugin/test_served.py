@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -137,6 +138,16 @@ def test_a_prompt_that_is_read_otherwise_is_found_in_the_distribution(
 
     assert ran.statuses()["FALSIFY-SERVED-002"] == "FALSIFIED"
     assert "top_k max is no less than " in ran.text
+
+
+def test_the_example_of_the_documentation_runs(pair, root):
+    page = (root / "docs" / "served.md").read_text(encoding="utf-8")
+    pair.file("contracts/one.yaml", re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+
+    ran = pair.run("contracts")
+
+    assert ran.outcomes == {"passed": 3}
+    assert set(ran.statuses("C-TWO-WORKERS").values()) == {"FUNCTIONAL"}
 
 
 def test_without_a_url_it_is_blocked_with_the_variable(pair, monkeypatch):
