@@ -172,7 +172,7 @@ def sources_of(names: set[str]) -> str:
     files = {}
     for name in sorted(names):
         module = find_spec(name.partition(":")[0])
-        if module is not None and module.origin:
+        if module is not None and module.has_location and module.origin:
             files[name] = digest_bytes(Path(module.origin).read_bytes())
     return digest(files)
 

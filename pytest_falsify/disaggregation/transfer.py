@@ -30,6 +30,7 @@ from pytest_falsify.disaggregation.codecs import (
 )
 from pytest_falsify.disaggregation.codecs import VALUES as CODED
 from pytest_falsify.disaggregation.frames import framed, unframed
+from pytest_falsify.disaggregation.own import own
 from pytest_falsify.disaggregation.programs import SCHEMA as PROGRAM
 from pytest_falsify.disaggregation.programs import Program
 from pytest_falsify.disaggregation.shards import joined, sharded
@@ -118,10 +119,10 @@ class Transfer:
     @cached_property
     def through(self) -> Callable[[Tensors], Tensors] | None:
         """The user's own transfer, if any."""
-        own = self.options.get("through")
-        if own is None:
+        given = self.options.get("through")
+        if given is None:
             return None
-        return Program.of(own, self.folder) if runs_program(self.options) else loaded(own)
+        return Program.of(given, self.folder) if runs_program(self.options) else loaded(given)
 
     @property
     def by(self) -> str:
@@ -190,8 +191,9 @@ class Transfer:
     def _carried(self, tensors: Tensors) -> Tensors:
         if self.through is None:
             return tensors
-        arrived = self.through(tensors)
-        must_be_as_sent(tensors, arrived, "the user's own transfer")
+        with own("the user's own transfer"):
+            arrived = self.through(tensors)
+            must_be_as_sent(tensors, arrived, "the user's own transfer")
         return arrived
 
     def _option(self, name: str) -> Any:

@@ -23,6 +23,7 @@ from pytest_falsify.disaggregation.caches import (
 )
 from pytest_falsify.disaggregation.codecs import loaded
 from pytest_falsify.disaggregation.frames import to_array
+from pytest_falsify.disaggregation.own import own
 from pytest_falsify.engines.handout import HandOut, Member, off_device
 from pytest_falsify.engines.transformers import TransformersEngine
 from pytest_falsify.errors import CaptureError
@@ -104,12 +105,13 @@ class Worker:
             FalsifyError: when the model or what the worker is set up with cannot be loaded.
         """
         options = dict(spec.options)
-        own = {name: options.pop(name, None) for name in ("cache", "chunk", "setup")}
+        mine = {name: options.pop(name, None) for name in ("cache", "chunk", "setup")}
         plain = replace(spec, options=options)
         session = TransformersEngine().load(target, plain, root=root, device=device)
-        if own["setup"]:
-            loaded(own["setup"])(session.model)
-        return cls(session=session, memory=Memory(**(own["cache"] or {})), chunk=own["chunk"])
+        if mine["setup"]:
+            with own(f"`{mine['setup']}`"):
+                loaded(mine["setup"])(session.model)
+        return cls(session=session, memory=Memory(**(mine["cache"] or {})), chunk=mine["chunk"])
 
     def prefill(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from disaggregation_support import open_session, prompt, watching
 
+from pytest_falsify._loading import must_be_options
 from pytest_falsify.captures.record import record
 from pytest_falsify.disaggregation.arrival import must_be_as_sent
 from pytest_falsify.disaggregation.caches import LayerCache
@@ -132,6 +133,29 @@ def test_what_a_function_loses_is_named_too():
     half = torch.zeros(2, 3, 4)
     with pytest.raises(CaptureError, match=r"the user's own transfer lost 1 of 2 tensors: 5\.k\."):
         transfer.packed({5: LayerCache(keys=half, values=half, length=3)})
+
+
+def raising(_tensors):
+    msg = "on purpose"
+    raise RuntimeError(msg)
+
+
+def test_a_function_that_fails_or_is_none_is_told_with_its_line(families):
+    with pytest.raises(CaptureError, match=r"on purpose\n.*mend it at .*programs\.py:\d+"):
+        Transfer(options={"through": f"{__name__}:raising"}).packed({})
+    session = open_session("disaggregated", families["llama"], transfer={"through": "os:getcwd"})
+    with pytest.raises(CaptureError, match=r"the user's own transfer failed: TypeError"):
+        record(session, prompt(), watching())
+    with pytest.raises(CaptureError, match="the user's own transfer failed: TypeError"):
+        Transfer(options={"through": "builtins:print"}).packed({})
+    with pytest.raises(CaptureError, match="`builtins:int` failed: TypeError"):
+        open_session("disaggregated", families["llama"], prefill={"setup": "builtins:int"})
+
+
+def test_nothing_can_be_put_in_the_way_of_what_a_hook_watches():
+    must_be_options("hook", {"hook": "a:b", "layers": 1, "transfer": {"codec": "fp8"}})
+    with pytest.raises(ContractError, match="through"):
+        must_be_options("hook", {"hook": "a:b", "layers": 1, "transfer": {"through": "a:b"}})
 
 
 def test_a_program_in_the_way_of_a_real_cache_changes_nothing_when_it_is_honest(families, tmp_path):
