@@ -240,7 +240,12 @@ class OpenAISession:
 
     def _asked(self, question: Question) -> Completion:
         reply = self.client.post("/v1/completions", self._body(question))
-        return read_completion(reply, question, vocabulary=self.model.vocabulary)
+        return read_completion(
+            reply,
+            question,
+            vocabulary=self.model.vocabulary,
+            is_salted=self.model.server == VLLM,
+        )
 
     def _body(self, question: Question) -> dict[str, Any]:
         top = self.settings["top"]

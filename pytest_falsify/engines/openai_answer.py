@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.shortlist import Shortlist
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TOKEN_ID = "token_id:"  # noqa: S105 - how vLLM spells a token by its id
 NO_IDS = "the server does not name tokens by their ids"
+NO_LOGPROBS = "the server tells no token with its log-probability"
 CUT = "length"
 
 
@@ -46,13 +47,16 @@ class Completion:
     caveats: tuple[str, ...]
 
 
-def read_completion(reply: Reply, asked: Question, *, vocabulary: int | None) -> Completion:
+def read_completion(
+    reply: Reply, asked: Question, *, vocabulary: int | None, is_salted: bool = False
+) -> Completion:
     """Read an answer, in the form of llama.cpp (``content``) or in that of OpenAI and vLLM.
 
     Args:
         reply: what came.
         asked: what it answers.
         vocabulary: how many tokens the model knows, where that is known.
+        is_salted: it was asked with a salt that no prompt in the server's cache has.
 
     Raises:
         CaptureError: when it is no answer to a request for completions, or one to other tokens.
@@ -60,12 +64,16 @@ def read_completion(reply: Reply, asked: Question, *, vocabulary: int | None) ->
     choice = _choice(reply.body)
     _must_be_ours(choice, asked)
     steps = list(_steps(choice))
-    is_named = all(token is not None for token, _ in steps)
-    tokens = tuple(token for token, _ in steps if token is not None) if is_named else ()
-    shortlists = tuple(Shortlist.of(each.items(), vocabulary) for _, each in steps)
-    found = Completion(tokens=tokens, shortlists=shortlists if is_named else (), caveats=())
-    caveats = (*([] if is_named else [NO_IDS]), *_caveats(reply, choice, asked, found))
-    return Completion(tokens=tokens, shortlists=found.shortlists, caveats=caveats)
+    named = [(token, each) for token, each in steps if token is not None]
+    told = named if len(named) == len(steps) else []
+    found = Completion(
+        tokens=tuple(token for token, _ in told),
+        shortlists=tuple(Shortlist.of(each.items(), vocabulary) for _, each in told),
+        caveats=(),
+    )
+    lack = () if told else (NO_IDS if steps else NO_LOGPROBS,)
+    caveats = _caveats(reply, choice, asked, found, is_salted=is_salted)
+    return replace(found, caveats=(*lack, *caveats))
 
 
 def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,24 +133,32 @@ def _number(value: object) -> float:
 
 
 def _caveats(
-    reply: Reply, choice: Mapping[str, Any], asked: Question, found: Completion
+    reply: Reply,
+    choice: Mapping[str, Any],
+    asked: Question,
+    found: Completion,
+    *,
+    is_salted: bool,
 ) -> Iterator[str]:
     if reply.retried:
         yield f"a request was sent again after {', '.join(reply.retried)}"
-    yield from _cache_caveats(reply)
+    # vLLM tells of cached tokens only where there are some. It knows salts for longer than it
+    # returns the ids of a prompt (its pull requests 20981 and 22587): so those prove the salt.
+    is_fresh = is_salted and choice.get("prompt_token_ids") is not None
+    yield from _cache_caveats(reply, is_fresh=is_fresh)
     yield from _cut_caveats(reply.body, choice, asked, found)
     if not _is_greedy(found.tokens, found.shortlists):
         yield "the server chose another token than its best, at temperature 0"
 
 
-def _cache_caveats(reply: Reply) -> Iterator[str]:
+def _cache_caveats(reply: Reply, *, is_fresh: bool) -> Iterator[str]:
     if reply.is_stored:
         yield "an answer came from a cache before the server"
     usage = reply.body.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     timings = reply.body.get("timings") or {}
     cached = details.get("cached_tokens", timings.get("cache_n"))
-    if cached is None:
+    if cached is None and not is_fresh:
         yield "the server does not tell whether a prompt was in its cache"
     elif cached:
         yield "a part of a prompt came from the server's cache"

@@ -18,7 +18,7 @@ from pytest_falsify.captures.pool import CapturePool
 from pytest_falsify.captures.record import record
 from pytest_falsify.contracts.model import CaptureSpec, Target
 from pytest_falsify.engines import openai_client
-from pytest_falsify.engines.openai_answer import NO_IDS
+from pytest_falsify.engines.openai_answer import NO_IDS, NO_LOGPROBS
 from pytest_falsify.engines.openai_client import retry_after
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
@@ -410,6 +410,28 @@ def test_the_form_of_vllm_tells_the_same(ask, aggregated_url, between):
     assert len({body["cache_salt"] for _, body in between.seen}) == len(between.seen)
 
 
+def test_a_salt_that_vllm_knows_is_as_good_as_an_empty_cache(ask, between):
+    def silent(path, body):
+        found = as_vllm(path, body)
+        if path == "/v1/completions":
+            del found["usage"]["prompt_tokens_details"], found["timings"]
+        return found
+
+    def old(path, body):
+        found = silent(path, body)
+        if path == "/v1/completions":
+            del found["choices"][0]["prompt_token_ids"]
+        return found
+
+    between.edit = silent
+    session = ask(between.url)
+    assert record(session, PROMPT, STEPS).caveats == ()
+    between.edit = old
+    assert record(session, PROMPT, STEPS).caveats == (
+        "the server does not tell whether a prompt was in its cache",
+    )
+
+
 def test_a_server_that_ran_other_tokens_is_refused(ask, between):
     def other(path, body):
         found = as_vllm(path, body)
@@ -435,6 +457,20 @@ def test_a_server_that_names_tokens_by_text_tells_nothing_and_why(ask, between):
     assert found.continuation == ()
     assert not any(found.shortlists)
     assert NO_IDS in found.caveats
+
+
+def test_a_server_that_tells_no_log_probabilities_tells_nothing_and_why(ask, between):
+    def silent(path, body):
+        if path == "/v1/completions":
+            body["choices"][0]["logprobs"] = None
+        return body
+
+    between.edit = silent
+
+    found = record(ask(between.url), PROMPT, STEPS)
+
+    assert found.continuation == ()
+    assert NO_LOGPROBS in found.caveats
 
 
 def test_a_number_that_is_none_is_a_nan_and_no_distribution(ask, between, tmp_path):
