@@ -1,4 +1,4 @@
-"""One door to captures on disk, whatever wrote them: bundles, APRT trees, safetensors, npy."""
+"""One door to captures on disk, whatever wrote them: bundles, APRT trees, safetensors, npy, npz."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pytest_falsify.captures.aprt import SUFFIX as APRT_SUFFIX
 from pytest_falsify.captures.aprt import is_aprt_file, read_aprt, read_single
 from pytest_falsify.captures.bundle import is_bundle, read_bundle
 from pytest_falsify.captures.capture import CapturedTensor
+from pytest_falsify.captures.dump import NPZ, read_dump
 from pytest_falsify.captures.manifest import APRT, MANIFEST
 from pytest_falsify.captures.tensor_file import dtype_named, read_tensors
 from pytest_falsify.captures.unstated import FLAT, TOKENS, unstated_capture
@@ -42,7 +43,8 @@ def read_captures(path: Path, *, ignore_unknown: bool = False, any_axes: bool = 
 
     Args:
         path: a bundle, an APRT tree or file, or a folder (or one file) of ``.safetensors`` or of
-            ``.npy`` whose tensors are named after their sites: see ``SPELLINGS``.
+            ``.npy`` whose tensors are named after their sites: see ``SPELLINGS``; or one file of
+            caches: see ``dump``.
         ignore_unknown: leave out tensors whose names are no sites.
         any_axes: number the axes of an array that has not as many as its stage, instead of refusing
             it: whoever asks gives them names before they compare.
@@ -59,6 +61,8 @@ def read_captures(path: Path, *, ignore_unknown: bool = False, any_axes: bool = 
         return _read_arrays(
             path.parent, [path], path.suffix, ignore_unknown=ignore_unknown, any_axes=any_axes
         )
+    if path.suffix == NPZ:
+        return read_dump(path)
     if path.name == MANIFEST:
         return _read_folder(path.parent, ignore_unknown=ignore_unknown, any_axes=any_axes)
     return read_single(path)

@@ -16,7 +16,6 @@ from pytest_falsify.errors import ContractError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.cli.served import Traced
     from pytest_falsify.compare.rates import Rate
@@ -189,22 +188,16 @@ def _compared(
     baseline: Path, target: Path, expectations: Sequence[str]
 ) -> tuple[list[dict[str, Any]], int, str]:
     """Compare two recordings, and return what that comes to."""
+    from pytest_falsify.captures.folder import read_captures
     from pytest_falsify.captures.unstated import agreed
     from pytest_falsify.checks.side_by_side import conclude
     from pytest_falsify.cli.comparing import read_expectations
     from pytest_falsify.cli.leg_rows import of_judged
 
-    oracle, subject = agreed([_read(each) for each in (baseline, target)])
+    oracle, subject = agreed([read_captures(each) for each in (baseline, target)])
     expect = read_expectations(expectations)
     conclusion = conclude(subject, oracle, expect=expect)
     return list(of_judged(conclusion.judged)), conclusion.standing.value, conclusion.reason
-
-
-def _read(path: Path) -> Capture:
-    from pytest_falsify.captures.folder import read_captures
-    from pytest_falsify.disaggregation.recordings import NPZ, read_dump
-
-    return read_dump(path) if path.suffix == NPZ else read_captures(path)
 
 
 COMMANDS = (trace,)

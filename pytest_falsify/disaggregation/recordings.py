@@ -1,7 +1,6 @@
-"""What other tools recorded of disaggregated runs: dumps of caches, and traces without values.
+"""What other tools recorded of disaggregated runs without values: traces, and reports of batches.
 
-A dump is an npz with ``layer_<i>_<point>_key`` and ``_value``, (heads, tokens, channels), and a
-member ``metadata`` that is no tensor. A trace is JSON: it holds only what its writer computed, so
+A trace is JSON: it holds only what its writer computed, so
 nothing can be compared again; it is put into causal order, and what it could not have told is
 undecided. A report of a batch is JSON too: which samples' texts differ, and a text names no leg.
 """
@@ -10,15 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytest_falsify.captures.capture import CapturedTensor
-from pytest_falsify.captures.tensor_file import dtype_named
-from pytest_falsify.captures.unstated import unstated_capture
 from pytest_falsify.compare.rates import Rate
 from pytest_falsify.disaggregation.legs import Leg
 from pytest_falsify.errors import CaptureError
@@ -28,18 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pytest_falsify.captures.capture import Capture
-
-NPZ = ".npz"
-POINTS = {"after_prefill": 0, "after_transfer": TRANSFER, "during_decode": 1}
-HALVES = {"key": "k_cache", "value": "v_cache"}
 LEGS = {
     "prefill": Leg.PREFILL,
     "kv_transfer": Leg.TRANSFER,
     "decode_step": Leg.DECODE,
 }
-_NAME = re.compile(rf"layer_(\d+)_({'|'.join(POINTS)})_({'|'.join(HALVES)})")
-_METADATA = "metadata"
 NEWEST_REPORT = 2
 
 
@@ -77,28 +63,6 @@ def leg_of(site: Site) -> Leg:
     if site.step == TRANSFER:
         return Leg.TRANSFER
     return Leg.PREFILL if site.step == 0 else Leg.DECODE
-
-
-def read_dump(path: Path) -> Capture:
-    """Read a dump of caches.
-
-    Raises:
-        CaptureError: when it is no npz, holds something else, or nothing.
-    """
-    tensors: dict[Site, CapturedTensor] = {}
-    try:
-        with np.load(path, allow_pickle=False) as members:
-            for name in members.files:
-                if name != _METADATA:
-                    site = _site(name, path)
-                    tensors[site] = _cache(members[name], name, path)
-    except (OSError, ValueError, EOFError) as error:
-        msg = f"it cannot be read: {error}"
-        raise CaptureError(msg, path=path, expected="an npz of arrays of numbers") from error
-    if not tensors:
-        msg = "it holds no cache"
-        raise CaptureError(msg, path=path, expected="layer_<i>_<point>_key and _value")
-    return unstated_capture(tensors, source="npz")
 
 
 def read_json(path: Path) -> tuple[Traced, ...] | Rate | None:
@@ -151,19 +115,3 @@ def _traced(body: Mapping[str, Any]) -> Traced:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-def _site(name: str, path: Path) -> Site:
-    match = _NAME.fullmatch(name)
-    if match is None:
-        msg = f"`{name}` is no cache"
-        expected = f"layer_<i>_<point>_key or _value, the point one of {', '.join(POINTS)}"
-        raise CaptureError(msg, path=path, expected=expected)
-    return Site(POINTS[match[2]], int(match[1]), HALVES[match[3]])
-
-
-def _cache(array: np.ndarray[Any, Any], name: str, path: Path) -> CapturedTensor:
-    if array.ndim != 3 or dtype_named(array.dtype.name) is None:  # noqa: PLR2004
-        msg = f"`{name}` is {array.dtype} of shape {list(array.shape)}"
-        raise CaptureError(msg, path=path, expected="numbers, (heads, tokens, channels)")
-    return CapturedTensor(array=array, dims="k t d", positions=tuple(range(array.shape[1])))

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from pytest_falsify.captures.bundle import write_bundle
+from pytest_falsify.captures.dump import read_dump
 from pytest_falsify.cli import main
-from pytest_falsify.disaggregation.recordings import read_dump
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
 
@@ -97,6 +97,13 @@ def test_a_dump_is_a_capture_that_a_bundle_can_hold(tmp_path):
     assert Site(TRANSFER, 1, "v_cache") in capture.tensors
     write_bundle(capture, tmp_path / "bundle")
     assert run(tmp_path / "bundle", dump, status=WITHIN).startswith("leg: none")
+
+
+def test_a_dump_can_be_compared_as_any_capture(tmp_path):
+    pair = dumped(tmp_path, "a"), dumped(tmp_path, "b", change="layer_1_after_transfer_key")
+    result = CliRunner().invoke(main, ["compare", *map(str, pair)])
+    assert result.exit_code == BEYOND, result.output
+    assert "transfer/1/k_cache" in result.output
 
 
 def test_what_is_no_dump_is_refused(tmp_path):
