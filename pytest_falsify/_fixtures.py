@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_falsify._maker import CaptureMaker
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.captures.pool import CapturePool
-    from pytest_falsify.checks.base import Captures, Request
+    from pytest_falsify.checks.base import Captures
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.inside import Sessions
     from pytest_falsify.checks.survey import Survey
@@ -133,6 +133,7 @@ def falsify_captures(
     falsify_survey: Survey | None,
 ) -> Captures:
     """The captures that a falsifier's check asks for, in the layout that it states."""
+    from pytest_falsify._maker import requested
     from pytest_falsify.checks.aligning import aligned_captures
     from pytest_falsify.checks.registry import check
 
@@ -142,20 +143,7 @@ def falsify_captures(
         raise ContractError(msg, remedy="use `falsify_capture` in an ordinary test")
     if falsify_survey is not None:
         return falsify_survey.captures
-    captures: dict[Request, Capture] = {}
-    for each in check(claim.check.kind).requests(claim):
-        captures[each] = falsify_capture(
-            each.capture,
-            each.input,
-            stages=each.plan.stages,
-            layers=each.plan.layers,
-            decode_steps=each.plan.decode_steps,
-            positions=each.plan.positions,
-            needs_answer=each.plan.needs_answer,
-            has_transfer=each.plan.has_transfer,
-            is_fresh=each.is_fresh,
-            **(each.variant.of(captures) if each.variant else {}),
-        )
+    captures = requested(falsify_capture, check(claim.check.kind).requests(claim))
     return aligned_captures(claim, captures)
 
 
