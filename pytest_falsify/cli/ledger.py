@@ -64,13 +64,13 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 class OnFile:
     """A contract with what its ledger says today, without running anything."""
 
-    became = "on file"
-
     def __init__(self, contract: Contract, facts: Mapping[str, EntryFacts], folder: Path) -> None:
         path = ledger_path(folder, contract.id)
+        found = read(path)
         self.contract = contract
         self.ledger_name = str(path)
-        self.ledger: Ledger = fold(read(path), contract.id, facts, ())
+        self.became = "on file" if found else "not there yet"
+        self.ledger: Ledger = fold(found, contract.id, facts, ())
 
     def status(self, falsifier: str) -> tuple[Status, str]:
         """Return a falsifier's status and why."""
@@ -107,13 +107,14 @@ def _end_with(broken: Sequence[LedgerError]) -> None:
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @evidence_option
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
-def status(paths: Sequence[Path], evidence: Path, style: str) -> None:
+@click.option("-v", "--verbose", "is_full", is_flag=True, help="give every falsifier its own line")
+def status(paths: Sequence[Path], evidence: Path, style: str, *, is_full: bool) -> None:
     """Show what the evidence on file supports for every falsifier of PATHS (contracts/)."""
     found, broken = _on_file(paths or (in_project(Path("contracts")),), evidence)
     if style == "json":
         click.echo(json.dumps({each.contract.id: each.to_json() for each in found}, indent=2))
     else:
-        for text, markup in summary_lines(found, is_full=True):
+        for text, markup in summary_lines(found, is_full=is_full, limit=None):
             click.secho(text, bold=markup.get("bold", False), fg=_colour(markup))
     _end_with(broken)
 

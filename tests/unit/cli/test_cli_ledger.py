@@ -29,6 +29,13 @@ def test_status_shows_every_falsifier_without_running_anything(repository):
     )
 
 
+def test_status_tells_falsifiers_that_stand_alike_in_one_line(repository):
+    out = repository.cli("status")
+    assert "C-A  ledger: evidence/C-A.json, not there yet" in out
+    assert "FALSIFY-A-1..3  UNTRIED     no evidence" in out
+    assert "FALSIFY-A-2  UNTRIED     no evidence" in repository.cli("status", "-v")
+
+
 def test_status_of_an_entry_that_changed_is_stale_before_any_run(repository):
     repository.on_file(repository.evidence(A1))
     text = (repository.path / "contracts/a.yaml").read_text()
