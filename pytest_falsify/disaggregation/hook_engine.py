@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.captures.capture import Identity
@@ -106,6 +107,8 @@ class HookSession:
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """Ask the hook about all that is planned; decode steps are fed the forced tokens.
 
+        The answer ends before the first step whose logits it does not return.
+
         Raises:
             CaptureError: when decode steps are planned and no tokens are forced.
         """
@@ -121,8 +124,9 @@ class HookSession:
                 sink(site, tensor)
 
         polled(self.hook, inputs, _with_logits(plan), self.layer_count, take)
-        shown = [logits[step] for step in range(plan.decode_steps + 1) if step in logits]
-        return Answer(logits=tuple(shown), continuation=inputs.forced[: plan.decode_steps])
+        told = takewhile(logits.__contains__, range(plan.decode_steps + 1))
+        shown = tuple(logits[step] for step in told)
+        return Answer(logits=shown, continuation=inputs.forced[: plan.decode_steps])
 
 
 def _with_logits(plan: Plan) -> Plan:

@@ -170,7 +170,11 @@ def _tensors(found: Any) -> Iterator[tuple[str, Array]]:
         if value is None:
             continue
         if name == KV_CACHE:
-            yield from zip(CACHES, np.asarray(value), strict=False)
+            halves = np.asarray(value)
+            if len(halves) != len(CACHES):
+                msg = f"the hook returned {list(halves.shape)} for {KV_CACHE}"
+                raise CaptureError(msg, expected="keys and values")
+            yield from zip(CACHES, halves, strict=True)
         else:
             yield FIELDS.get(name, name), np.asarray(value)
 

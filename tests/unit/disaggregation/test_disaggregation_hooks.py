@@ -110,6 +110,28 @@ def test_a_running_engine_tells_a_hook_of_every_tensor(families):
     assert len(seen) == 9  # three layers, three legs
 
 
+class SilentPrefill(FieldsHook):
+    """As the field's own: the logits of the prefill are not told."""
+
+    def on_prefill(self, layer):
+        return SimpleNamespace(kv_cache=np.zeros((2, 3, 4), np.float32))
+
+
+def test_logits_of_decode_do_not_stand_for_those_of_a_prefill_that_were_not_told():
+    session = open_session("hook", "nowhere", hook=f"{HERE}:SilentPrefill", layers=2)
+    capture = record(session, FED, watching("k_cache"))
+    assert capture.logits == ()
+
+
+def test_half_a_cache_is_told():
+    class Half(FieldsHook):
+        def on_prefill(self, layer):
+            return {"kv_cache": np.zeros((1, 3, 4))}
+
+    with pytest.raises(CaptureError, match=r"returned \[1, 3, 4\] for kv_cache"):
+        polled(Half(), FED, watching("k_cache", steps=0), 1, {}.__setitem__)
+
+
 def test_an_axis_too_few_is_told():
     class Flat(FieldsHook):
         def on_prefill(self, layer):
