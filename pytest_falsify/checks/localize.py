@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
+    DECODE_STEPS,
     PAIR,
     Captures,
     Compare,
@@ -24,13 +25,13 @@ from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusive
 from pytest_falsify.compare.comparison import compare_captures
-from pytest_falsify.compare.noise import Judgement, judge_site
+from pytest_falsify.compare.noise import Judgement, judge_noise
 from pytest_falsify.errors import CaptureError, ContractError
 from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.localize.bisection import layer_chain
 from pytest_falsify.localize.budget import stream_plan, zoom
 from pytest_falsify.localize.chain import Chain, build
-from pytest_falsify.localize.evaluation import WIDER, Evaluator
+from pytest_falsify.localize.evaluation import WIDER, Evaluator, comparison_of
 from pytest_falsify.localize.expectation import SCHEMA, Expectation, parse_expectation, told
 from pytest_falsify.localize.grafts import graft
 from pytest_falsify.localize.naming import name_fault
@@ -56,6 +57,7 @@ class Localize:
     kind: ClassVar[str] = "localize"
     parameters: ClassVar[Mapping[str, Any]] = {
         **{name: each for name, each in PAIR.items() if name != "positions"},
+        "decode_steps": DECODE_STEPS,
         "noise": NOISE,
         "expect": SCHEMA,
         "weights": {
@@ -88,8 +90,12 @@ class Localize:
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for the subject, the oracle, the control and the served path on every input."""
         expectation = parse_expectation(claim.parameter("expect"))
-        plan = claim.plan()
+        steps = claim.parameter("decode_steps", 0)
+        plan = claim.plan(decode_steps=steps)
         _must_be_on_chain(expectation, plan)
+        if steps and claim.parameter("budget"):
+            msg = "`budget` looks at the prefill alone"
+            raise ContractError(msg, expected="`decode_steps` or `budget`, not both")
         found = [*pairs(claim, plan), *control_requests(claim, plan)]
         served = claim.parameter("served")
         if served is not None:
@@ -98,7 +104,7 @@ class Localize:
                     role="subject",
                     capture=served,
                     input=name,
-                    plan=Plan(),
+                    plan=Plan(decode_steps=steps),
                     run=SERVED,
                     is_fresh=True,
                 )
@@ -224,7 +230,8 @@ class _Trial:
         if not self.claim.parameter("graft"):
             return ()
         session = sessions[self.claim.parameter("subject")]
-        sites = [each.site for each in chain.guilty if each.site in self.oracle.tensors]
+        prefilled = (each.site for each in chain.guilty if each.site.step == 0)
+        sites = [each for each in prefilled if each in self.oracle.tensors]
         return tuple(graft(session, self.subject, self.oracle, each) for each in sites)
 
 
@@ -351,16 +358,15 @@ def _observed(found: list[_Found]) -> dict[str, Any]:
 
 def _pair(found: _Found, expectation: Expectation) -> Pair:
     """Return what faults are planted in: the innocent operations and what was expected of them."""
-    links = {each.site: each for each in found.chain.links if each.site not in expectation.guilty}
-    tensors = {site: found.subject.tensors[site] for site in links}
-    expected = {site: link.done.expected for site, link in links.items()}
+    innocent = (each for each in found.chain.links if each.site not in expectation.guilty)
+    steps = {site: again for link in innocent for site, again in link.done.steps.items()}
+    tensors = {site: found.subject.tensors[site] for site in steps}
+    expected = {site: again.expected for site, again in steps.items()}
 
     def refutes(comparison: Comparison) -> bool:
-        return any(
-            judge_site(each, links[each.site].done.allowed, **found.ratios).judgement
-            is Judgement.BUG
-            for each in comparison.sites
-        )
+        allowed = comparison_of(steps[each.site].allowed for each in comparison.sites)
+        judged = judge_noise(comparison, allowed, **found.ratios)
+        return any(each.judgement is Judgement.BUG for each in judged)
 
     return Pair(
         subject=replace(found.subject, tensors=tensors, missing=()),

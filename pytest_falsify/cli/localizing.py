@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_falsify.localize.evaluation import Evaluator
 
 NOBODY, GUILTY, UNDECIDED = 0, 1, 2
-SHARED = ("subject", "oracle", "noise", "layers", "inputs", "align")
+SHARED = ("subject", "oracle", "noise", "layers", "inputs", "align", "decode_steps")
 """What a falsifier of another kind and a localisation have in common."""
 _CAPTURE = click.Path(path_type=Path)
 _style = click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")

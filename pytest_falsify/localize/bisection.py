@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.compare.comparison import compare_captures
 from pytest_falsify.compare.noise import Judgement, judge_noise
-from pytest_falsify.localize.chain import Chain, Divergence, build, first_divergence
+from pytest_falsify.localize.chain import Chain, Divergence, build, fed_alike, first_divergence
 from pytest_falsify.localize.naming import name_fault
 from pytest_falsify.localize.straddle import Straddle, straddle
 from pytest_falsify.stages.vocabulary import STAGES, Scope, Site
@@ -56,6 +56,8 @@ def bisect(
     Raises:
         FalsifyError: when the captures are not of one population.
     """
+    if evaluator is not None:
+        oracle, control = fed_alike(oracle, subject), control and fed_alike(control, subject)
     comparison = compare_captures(subject, oracle)
     sites = tuple(along) or tuple(each.site for each in comparison.sites)
     crossed = straddle(comparison, sites, cosine=cosine)

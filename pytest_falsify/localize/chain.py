@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.compare.comparison import compare_captures, compare_tensors
 from pytest_falsify.compare.noise import Judgement, judge_noise
-from pytest_falsify.localize.evaluation import in_stage_order, isolated, judged_sites
+from pytest_falsify.localize.evaluation import context_of, in_stage_order, isolated, judged_sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,7 +61,7 @@ class Link:
     @property
     def group(self) -> tuple[Site, ...]:
         """Every site that the verdict is about, in causal order; mere caches are left out."""
-        between = (each for each in self.done.through if each.stage not in CACHES)
+        between = (each for each in self.done.there.through if each.stage not in CACHES)
         return (*between, self.site)
 
 
@@ -126,13 +127,14 @@ def build(
     Args:
         evaluator: known-good code with the weights that the subject declares.
         subject: on trial.
-        oracle: what the totals are against.
+        oracle: what the totals are against, up to the step that was fed another token.
         control: known-good code at the subject's precision, for where the divergence begins.
         ratios: see ``localize.evaluation.isolated``.
 
     Raises:
         FalsifyError: when the captures are not of one population.
     """
+    oracle, control = (each and fed_alike(each, subject) for each in (oracle, control))
     found = tuple(isolated(evaluator, subject, ratios=ratios))
     compared = None if oracle is None else compare_captures(subject, oracle)
     totals = {} if compared is None else {each.site: each.total.rel_l2 for each in compared.sites}
@@ -142,7 +144,7 @@ def build(
         divergence = first_divergence(
             (each.site for each in noise if each.judgement is Judgement.BUG),
             totals,
-            {each.site: each.sources for each in found},
+            {each.site: each.there.sources for each in found},
             _every(evaluator, totals),
         )
     return Chain(
@@ -150,6 +152,20 @@ def build(
         missing=(*subject.missing, *_unjudged(evaluator, subject)),
         divergence=divergence,
     )
+
+
+def fed_alike(capture: Capture, subject: Capture) -> Capture:
+    """Return a capture without the decode steps that were fed other tokens than the subject's.
+
+    A subject that decodes another token goes its own way from there; what it is fed is its own
+    doing, and no later step can be compared.
+    """
+    if not any(site.step > 0 for site in capture.tensors):
+        return capture
+    both = zip(context_of(capture).steps[1:], context_of(subject).steps[1:], strict=False)
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
+    kept = {site: each for site, each in capture.tensors.items() if site.step <= alike}
+    return replace(capture, tensors=kept)
 
 
 def first_divergence(
@@ -181,8 +197,8 @@ def _link(found: Isolated, oracle: Capture | None, totals: Mapping[Site, float])
     tensor = None if oracle is None else oracle.tensors.get(found.site)
     if tensor is not None:
         theirs = in_stage_order(found.site, tensor)
-        inherited = compare_tensors(found.expected, theirs, site=found.site).total.rel_l2
-        given = max((totals.get(each, 0.0) for each in found.sources), default=0.0)
+        inherited = compare_tensors(found.there.expected, theirs, site=found.site).total.rel_l2
+        given = max((totals.get(each, 0.0) for each in found.there.sources), default=0.0)
         gain = inherited / given if given > 0 and math.isfinite(given) else None
     return Link(done=found, total=totals.get(found.site), inherited=inherited, gain=gain)
 

@@ -17,6 +17,7 @@ import numpy as np
 from pytest_falsify.compare.align import TOKENS
 from pytest_falsify.compare.comparison import Comparison, SiteComparison, compare_tensors
 from pytest_falsify.compare.noise import judge_noise
+from pytest_falsify.compare.pools import pools
 from pytest_falsify.errors import AlignmentError, CaptureError
 from pytest_falsify.stages.context import Context
 from pytest_falsify.stages.graph import StageGraph
@@ -75,24 +76,42 @@ class Evaluator:
         return cls(wide=StageGraph.of(wide), narrow=StageGraph.of(narrow))
 
 
+class Again(NamedTuple):
+    """One operation done again, at one step.
+
+    Attributes:
+        own: how far the subject's result is from what the operation should have made.
+        allowed: how far known-good code at the subject's precision is from it.
+        expected: what the operation should have made of the subject's inputs.
+        sources: the captured sites that it was computed of.
+        through: the sites that were not captured and stand between; a verdict is about all of them.
+    """
+
+    own: SiteComparison
+    allowed: SiteComparison
+    expected: CapturedTensor
+    sources: tuple[Site, ...]
+    through: tuple[Site, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolated:
     """One operation of the subject, held against the same operation done again.
 
     Attributes:
+        site: where to look: of several decode steps, at that one.
         own: the subject's own error, judged against its floor.
-        expected: what the operation should have made of the subject's inputs.
-        allowed: the error that known-good code at the subject's precision makes of them.
-        sources: the captured sites that it was computed of.
-        through: the sites that were not captured and stand between; a verdict is about all of them.
+        steps: the operation done again, at each step that was judged together.
     """
 
     site: Site
     own: SiteNoise
-    expected: CapturedTensor
-    allowed: SiteComparison
-    sources: tuple[Site, ...]
-    through: tuple[Site, ...]
+    steps: Mapping[Site, Again]
+
+    @property
+    def there(self) -> Again:
+        """The operation done again at the step to look at."""
+        return self.steps[self.site]
 
 
 def isolated(
@@ -114,20 +133,14 @@ def isolated(
     Raises:
         AlignmentError: when a tensor does not have the axes or the size of its stage.
     """
-    again = _Again.of(evaluator, subject)
-    done = {site: again.done(site) for site in judged_sites(evaluator, subject)}
+    doing = _Doing.of(evaluator, subject)
+    done = {site: doing.again(site) for site in judged_sites(evaluator, subject)}
     own = comparison_of(each.own for each in done.values())
     allowed = comparison_of(each.allowed for each in done.values())
+    together = {each.site: pool.steps for pool in pools(own.sites) for each in pool.steps}
     for noise in judge_noise(own, allowed, **(ratios or {})):
-        found = done[noise.site]
-        yield Isolated(
-            site=noise.site,
-            own=noise,
-            expected=found.expected,
-            allowed=found.allowed,
-            sources=found.sources,
-            through=found.through,
-        )
+        steps = {each.site: done[each.site] for each in together[noise.site]}
+        yield Isolated(site=noise.site, own=noise, steps=steps)
 
 
 def judged_sites(evaluator: Evaluator, subject: Capture) -> tuple[Site, ...]:
@@ -140,18 +153,8 @@ def judged_sites(evaluator: Evaluator, subject: Capture) -> tuple[Site, ...]:
     return tuple(sorted(found, key=lambda each: each.causal_key))
 
 
-class _Done(NamedTuple):
-    """One operation done again."""
-
-    own: SiteComparison
-    allowed: SiteComparison
-    expected: CapturedTensor
-    sources: tuple[Site, ...]
-    through: tuple[Site, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Again:
+class _Doing:
     """Does a subject's operations again."""
 
     evaluator: Evaluator
@@ -161,7 +164,7 @@ class _Again:
     narrow: Subject
 
     @classmethod
-    def of(cls, evaluator: Evaluator, subject: Capture) -> _Again:
+    def of(cls, evaluator: Evaluator, subject: Capture) -> _Doing:
         return cls(
             evaluator=evaluator,
             subject=subject,
@@ -170,7 +173,7 @@ class _Again:
             narrow=Subject(subject, evaluator.narrow),
         )
 
-    def done(self, site: Site) -> _Done:
+    def again(self, site: Site) -> Again:
         found = self.evaluator.wide.replay(site, self.wide, context=self.context)
         usual = self.evaluator.narrow.replay(site, self.narrow, context=self.context)
         assert found is not None  # nothing limits how far a replay may reach back
@@ -179,7 +182,7 @@ class _Again:
         fed = self.context.positions(site.step)
         expected = like(tensor, found.value, fed)
         own, allowed = errors(site, tensor, expected, like(tensor, usual.value, fed))
-        return _Done(own, allowed, expected, found.sources, found.through)
+        return Again(own, allowed, expected, found.sources, found.through)
 
 
 def comparison_of(sites: Iterable[SiteComparison]) -> Comparison:

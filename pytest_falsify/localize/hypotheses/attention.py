@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SCORES = frozenset({"attn_scores"})
 SOFTMAX = frozenset({"attn_softmax"})
 MIXED = frozenset({"attention"})
+CACHED = frozenset({"k_cache", "v_cache"})
 CAPPED = frozenset({"attn_scores", "lm_head"})
 CAPS = (50.0, 30.0)
 """Gemma-2's caps of scores and of logits."""
@@ -49,6 +50,36 @@ def _rolled_sources(offset: int) -> Callable[[Trial], torch.Tensor]:
         return trial.with_inputs(one, sources.roll(offset, 0)).evaluate()
 
     return rolled
+
+
+def _slots(trial: Trial) -> Variants:
+    """Yield entries in other slots than their own: the newest, or all that were there before."""
+    yield "the newest is not written", lambda other: _unwritten(other.expected)
+    if len(trial.expected) > 1:
+        yield "the newest is written one slot early", _written_early
+    if len(trial.ordered) > 1:
+        for offset in (1, -1):
+            yield f"the past {offset:+d}", _past_moved(offset)
+
+
+def _unwritten(cached: torch.Tensor) -> torch.Tensor:
+    found = cached.clone()
+    found[-1] = 0
+    return found
+
+
+def _written_early(trial: Trial) -> torch.Tensor:
+    found = _unwritten(trial.expected)
+    found[-2] = trial.expected[-1]
+    return found
+
+
+def _past_moved(offset: int) -> Callable[[Trial], torch.Tensor]:
+    def moved(trial: Trial) -> torch.Tensor:
+        past, new = trial.ordered
+        return trial.with_inputs(past.roll(offset, 0), new).evaluate()
+
+    return moved
 
 
 def _masks(_trial: Trial) -> Variants:
@@ -146,6 +177,7 @@ def _uncapped(cap: float) -> Callable[[Trial], torch.Tensor]:
 ATTENTION = (
     Hypothesis(name="gqa", stages=SCORES | MIXED, variants=_tiled),
     Hypothesis(name="kv index", stages=SCORES | MIXED, variants=_cache_shifted),
+    Hypothesis(name="cache slot", stages=CACHED, variants=_slots),
     Hypothesis(name="mask", stages=SOFTMAX, variants=_masks),
     Hypothesis(name="padding", stages=SOFTMAX, variants=_padding),
     Hypothesis(name="window", stages=SOFTMAX, variants=_windows),

@@ -17,6 +17,31 @@ from pytest_falsify.stages.vocabulary import STAGES, Site
 INPUTS = TokenInputs(name="seeded", tokens=tuple((7 * place + 3) % 64 for place in range(16)))
 EVERYTHING = ("qkv_matmul", "attn_scores", "attn_softmax")
 
+CONTRACT = """\
+metadata: {{id: C-SMALL}}
+targets: {{small: {{model: "{model}", device: cpu, level: algorithm}}}}
+captures:
+  oracle: {{engine: transformers, dtype: float32}}
+  control: {{engine: transformers, dtype: bfloat16}}
+  rounded: {{engine: transformers, dtype: float32, rounding: {{dtype: bfloat16}}}}
+  four-bit: {{engine: transformers, dtype: float32, rounded_weights: int4 groups}}
+  four-bit-sdpa:
+    engine: transformers
+    dtype: float32
+    attention: sdpa
+    rounded_weights: int4 groups
+  honest: {{engine: transformers, dtype: bfloat16, attention: sdpa}}
+  faulty:
+    engine: transformers
+    dtype: bfloat16
+    plant: {{site: 0/1/q_post_rope, fault: heads exchanged}}
+inputs: {{seeded: {{tokens: {tokens}}}}}
+falsification_tests:
+- id: FALSIFY-SMALL-001
+  rule: the guilty are found
+  check: {{oracle: oracle, {check}}}
+"""
+
 
 def make_model(folder: Path, family: str = "qwen2", **more: Any) -> None:
     """Write a model of two layers whose weights are spread as trained ones are."""

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
-from localize_support import INPUTS
+from localize_support import CONTRACT, INPUTS
 
 from pytest_falsify.captures.bundle import write_bundle
 from pytest_falsify.cli import main
@@ -15,30 +15,6 @@ from pytest_falsify.cli.localizing import _claim, _judged
 from pytest_falsify.errors import CaptureError, ContractError
 from pytest_falsify.ledger.evidence import Outcome
 
-CONTRACT = """\
-metadata: {{id: C-SMALL}}
-targets: {{small: {{model: "{model}", device: cpu, level: algorithm}}}}
-captures:
-  oracle: {{engine: transformers, dtype: float32}}
-  control: {{engine: transformers, dtype: bfloat16}}
-  rounded: {{engine: transformers, dtype: float32, rounding: {{dtype: bfloat16}}}}
-  four-bit: {{engine: transformers, dtype: float32, rounded_weights: int4 groups}}
-  four-bit-sdpa:
-    engine: transformers
-    dtype: float32
-    attention: sdpa
-    rounded_weights: int4 groups
-  honest: {{engine: transformers, dtype: bfloat16, attention: sdpa}}
-  faulty:
-    engine: transformers
-    dtype: bfloat16
-    plant: {{site: 0/1/q_post_rope, fault: heads exchanged}}
-inputs: {{seeded: {{tokens: {tokens}}}}}
-falsification_tests:
-- id: FALSIFY-SMALL-001
-  rule: the guilty are found
-  check: {{oracle: oracle, {check}}}
-"""
 FEW = "stages: [attn_norm, qkv_bias, q_post_rope], layers: [1]"
 LOCALIZE = "kind: localize, noise: {control: control}, "
 EXPECTED = "expect: {guilty: 0/1/q_post_rope, fault: head order}"

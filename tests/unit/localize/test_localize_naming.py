@@ -9,6 +9,7 @@ import pytest
 import torch
 from localize_support import Lab, make_model, plant, site
 
+from pytest_falsify.captures.plan import CACHES
 from pytest_falsify.localize.chain import build
 from pytest_falsify.localize.hypotheses import HYPOTHESES
 from pytest_falsify.localize.naming import Subject, _trial, name_fault
@@ -22,6 +23,7 @@ AT = {
     "rope scaling": "0/1/q_post_rope",
     "gqa": "0/1/attention",
     "kv index": "0/0/attention",
+    "cache slot": "0/1/v_cache",
     "mask": "0/0/attn_softmax",
     "padding": "0/1/attn_softmax",
     "soft-cap": "0/1/attn_scores",
@@ -51,9 +53,14 @@ AT = {
 NEEDS_ANOTHER_MODEL = {"window"}
 
 
+def stages_for(where):
+    """Return what to ask for: caches are shown on request only."""
+    return ("qkv_bias", "k_post_rope", *CACHES) if where.stage in CACHES else None
+
+
 def made(lab, name, where):
     """Return a subject in which one operation was done with a fault of the table."""
-    subject = lab.capture(dtype="float32", attention="eager")
+    subject = lab.capture(stages=stages_for(where), dtype="float32", attention="eager")
     hypothesis = next(each for each in HYPOTHESES if each.name == name)
     trial = _trial(lab.evaluator().narrow, subject, where)
     fitted_to = {"scale": 1.25, "offset": 1.0, "scale and offset": 0.5}
@@ -83,7 +90,9 @@ def test_a_fault_of_the_table_is_named(lab, name):
     subject = made(lab, name, where)
     assert not np.array_equal(
         subject.tensors[where].array,
-        lab.capture(dtype="float32", attention="eager").tensors[where].array,
+        lab.capture(stages=stages_for(where), dtype="float32", attention="eager")
+        .tensors[where]
+        .array,
     )
     named = name_fault(lab.evaluator(), subject, where)
     assert named is not None
