@@ -50,7 +50,12 @@ class Shortlist:
         with np.errstate(invalid="ignore", divide="ignore"):
             shifted = wide - wide.max()
             logprobs = shifted - np.log(np.exp(shifted).sum())
-        return cls.of(enumerate(logprobs.tolist()), len(logprobs))
+        order = np.argsort(-logprobs, kind="stable")
+        return cls(
+            tokens=tuple(order.tolist()),
+            logprobs=tuple(logprobs[order].tolist()),
+            vocabulary=len(logprobs),
+        )
 
     @property
     def is_sound(self) -> bool:

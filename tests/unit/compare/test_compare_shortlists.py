@@ -32,6 +32,15 @@ distinct = st.permutations(range(SIZE)).map(lambda order: np.array(order) * 0.7 
 lengths = st.integers(1, SIZE)
 
 
+@st.composite
+def pairs(draw):
+    """Logits of an oracle, and of a subject that is near to it or has nothing to do with it."""
+    oracle = draw(logits)
+    seed, scale = draw(st.integers(0, 999)), draw(st.sampled_from([0.01, 0.3, 2.0]))
+    near = oracle / 3 + np.random.default_rng(seed).normal(scale=scale, size=SIZE)
+    return draw(st.sampled_from([(oracle / 3, near), (oracle, draw(logits))]))
+
+
 def short(values, count):
     """What a server tells of logits: float32, and so many of the best."""
     whole = Shortlist.of_logits(values)
@@ -43,15 +52,17 @@ def truth(measure, oracle, subject, *more):
     return float(measure(oracle[np.newaxis], subject[np.newaxis], *more)[0])
 
 
-@given(oracle=logits, subject=logits, told=lengths, known=lengths)
-def test_kl_is_between_its_bounds(oracle, subject, told, known):
+@given(pair=pairs(), told=lengths, known=lengths)
+def test_kl_is_between_its_bounds(pair, told, known):
+    oracle, subject = pair
     bounds = kl_bounds(short(oracle, told), short(subject, known))
 
     assert bounds.low <= truth(kl_divergence, oracle, subject) <= bounds.high
 
 
-@given(oracle=logits, subject=logits, told=lengths, known=lengths)
-def test_js_is_between_its_bounds(oracle, subject, told, known):
+@given(pair=pairs(), told=lengths, known=lengths)
+def test_js_is_between_its_bounds(pair, told, known):
+    oracle, subject = pair
     bounds = js_bounds(short(oracle, told), short(subject, known))
 
     assert bounds.low <= truth(js_divergence, oracle, subject) <= bounds.high <= math.log(2)
@@ -79,6 +90,16 @@ def test_lists_that_have_nothing_in_common_are_far_apart():
     bounds = kl_bounds(short(oracle, 3), short(subject, 3))
 
     assert bounds.low > 5
+
+
+def test_a_tail_that_rounding_hides_is_not_taken_for_none():
+    oracle = Shortlist(tokens=(0, 1), logprobs=(math.log(0.4995),) * 2, vocabulary=3)
+    subject = Shortlist(tokens=(0, 1), logprobs=(math.log(0.5) + 1e-7,) * 2, vocabulary=3)
+
+    bounds = kl_bounds(oracle, subject)
+
+    assert subject.tail == 0
+    assert bounds.low < 0.001 * math.log(0.001 / 1e-6)
 
 
 def test_mass_that_leaves_the_list_is_not_forgiven():

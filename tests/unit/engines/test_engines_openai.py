@@ -242,13 +242,22 @@ def test_retry_after_is_seconds_or_a_date():
 def test_an_error_is_told_without_the_key_and_the_host(ask, between, monkeypatch):
     monkeypatch.setenv("SERVED_KEY", "sk-very-secret")
     session = ask(between.url, key_env="SERVED_KEY")
+    between.failures.append((400, {}))
+
+    with pytest.raises(CaptureError, match=r"`mine` answers 400: .*Bearer \.\.\.") as caught:
+        record(session, PROMPT, Plan())
+
+    told = str(caught.value) + repr(session) + str(session.identity())
+    assert between.seen[-1][0]["authorization"] == "Bearer sk-very-secret"
+    assert "sk-very-secret" not in told
+    assert "127.0.0.1" not in told
+
+
+def test_a_prompt_that_is_too_long_is_an_error_in_the_servers_own_words(ask, aggregated_url):
     long = TokenInputs(name="long", tokens=(5,) * 1500)
 
-    with pytest.raises(CaptureError, match=r"server of capture `mine` answers 400") as caught:
-        record(session, long, Plan())
-
-    assert between.seen[-1][0]["authorization"] == "Bearer sk-very-secret"
-    assert "sk-very-secret" not in str(caught.value) + repr(session) + str(session.identity())
+    with pytest.raises(CaptureError, match=r"answers 400: .*exceeds the available context size"):
+        record(ask(aggregated_url), long, Plan())
 
 
 def test_a_refused_key_blocks_and_nothing_is_quoted(ask, between):
