@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_falsify.canonical import canonical_text
+from pytest_falsify.canonical import canonical_bytes, canonical_text
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import FalsifierBlock, Ledger
 from pytest_falsify.ledger.digests import DISPUTED, Digests
@@ -62,10 +62,15 @@ def parse(text: str, path: str | None = None, *, any_words: bool = False) -> Led
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        if "\\u" in text:  # half of a surrogate pair could not be written again
+            canonical_bytes(value)
     except json.JSONDecodeError as error:
         _refuse_conflicts(text, path)
         msg = f"the ledger is not JSON: {error.msg}"
         raise LedgerError(msg, path=path, line=error.lineno, remedy=_RESTORE) from None
+    except ValueError as error:
+        msg = f"the ledger holds what cannot be written: {error}"
+        raise LedgerError(msg, path=path, line=1, remedy=_RESTORE) from None
     except LedgerError as error:
         raise _placed(error, text, path) from None
     except RecursionError:

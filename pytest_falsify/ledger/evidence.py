@@ -103,8 +103,8 @@ class Evidence:
         content: digest of the id and of all else it says, without retraction and signature.
 
     Raises:
-        LedgerError: when a digest is not ``sha256:<64 hex digits>``, or a retraction stands on
-            something that is not a refutation.
+        LedgerError: when a digest is not ``sha256:<64 hex digits>``, a retraction stands on
+            something that is not a refutation, or a text cannot be written.
     """
 
     falsifier: str
@@ -136,9 +136,16 @@ class Evidence:
             value = getattr(self, name)
             if not isinstance(value, Settled):
                 object.__setattr__(self, name, settle(value))
+        object.__setattr__(self, "reasons", tuple(map(settle, self.reasons)))
         object.__setattr__(self, "has_caught_all", self._has_caught_all())
-        object.__setattr__(self, "id", digest_bytes(self._identity().encode()))
-        object.__setattr__(self, "content", digest(self._content()))
+        try:
+            object.__setattr__(self, "id", digest_bytes(self._identity().encode()))
+            object.__setattr__(self, "content", digest(self._content()))
+        except ValueError as error:
+            msg = f"evidence of {self.falsifier!r} holds what cannot be written: {error}"
+            raise LedgerError(
+                msg, expected="finite numbers, and text that UTF-8 can spell"
+            ) from None
 
     def __hash__(self) -> int:
         return hash((self.id, self.content))

@@ -15,13 +15,16 @@ def settle(value: Any) -> Any:
     """Return a JSON value of its own, with floats that stay small and stable in a ledger.
 
     Floats keep three significant digits; a NaN or an infinity becomes the string ``nan``, ``inf``
-    or ``-inf``, so that a refutation that rests on one can be recorded. Tuples become lists.
+    or ``-inf``, so that a refutation that rests on one can be recorded. Tuples become lists. What
+    UTF-8 cannot spell, as in the names of some files, becomes a question mark.
 
     Raises:
         LedgerError: when something is not a JSON value.
     """
     if value is None or isinstance(value, _PLAIN):
         return value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
     if isinstance(value, float):
         return float(format(value, _SIGNIFICANT)) if math.isfinite(value) else str(float(value))
     if isinstance(value, _SEQUENCES):
@@ -31,14 +34,16 @@ def settle(value: Any) -> Any:
     except AttributeError:
         msg = f"a {type(value).__name__} cannot be recorded as evidence"
         raise LedgerError(msg, expected="numbers, strings, lists and mappings") from None
-    return {key if isinstance(key, str) else _no_key(key): settle(each) for key, each in members}
+    return {
+        settle(key) if isinstance(key, str) else _no_key(key): settle(each) for key, each in members
+    }
 
 
 class Settled(dict[str, Any]):
     """Numbers that were settled when they were recorded: the record's digest says so."""
 
 
-_PLAIN = (str, int, Settled)
+_PLAIN = (int, Settled)
 
 
 def _no_key(key: object) -> NoReturn:

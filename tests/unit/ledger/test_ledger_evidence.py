@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_samples import OLD_ENTRY, OLD_SUBJECT, TODAY, evidence, observe, records
 
-from pytest_falsify.canonical import digest
+from pytest_falsify.canonical import canonical_bytes, digest
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.digests import Digests
 from pytest_falsify.ledger.evidence import Evidence
@@ -87,6 +87,12 @@ def test_numbers_that_are_not_finite_are_spelled_out():
     values = [float("nan"), float("inf"), -float("inf")]
     assert settle(values) == ["nan", "inf", "-inf"]
     assert evidence(observed={"max_abs": values[0]}).observed == {"max_abs": "nan"}
+
+
+def test_words_that_utf8_cannot_spell_are_recorded_with_question_marks():
+    record = evidence(reasons=("no file \udcff",), observed={"worst \udcff": ["\udcff"]})
+    assert (record.reasons, record.observed) == (("no file ?",), {"worst ?": ["?"]})
+    assert record == Evidence.from_json(json.loads(canonical_bytes(record.to_json())))
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"a": object()}, {"a": {1, 2}}])

@@ -81,6 +81,10 @@ def test_nothing_but_ledgers_lies_beside_the_ledgers(path):
         ('"target": "teacher"', '"target": 7', "'target'", 4),
         ('"today": {', '"tomorrow": {', "no 'today'", 4),
         ('"contract": "C-TEST",', "", "no 'contract'", 1),
+        ('"rel_l2": 0.0031', '"rel_l2": 1e400', "cannot be written", 4),
+        ('"sites": 9', f'"sites": {"9" * 5000}', "limit", 1),
+        ('"target": "teacher"', '"target": "\\ud800"', "cannot be written", 1),
+        ('"teacher": {', '"\\udfff": {', "cannot be written", 1),
     ],
 )
 def test_a_broken_or_edited_ledger_is_refused_where_it_is_broken(path, old, new, what, line):
