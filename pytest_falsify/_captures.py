@@ -11,7 +11,7 @@ from pytest_falsify.canonical import digest, digest_bytes
 from pytest_falsify.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pytest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RUN, KEEP, OFF = MODES = "run", "keep", "off"
 RUN_LIFETIME = 3600.0
-_ROOMS = ("captures", "engines", "stages")
+_ROOMS = ("captures", "disaggregation", "engines", "stages")
 _NUMERIC = ("OMP_", "MKL_", "KMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH", "PYTORCH_")
 _NUMERIC_CUDA = ("CUBLAS", "CUDNN", "CUDA_", "NVIDIA_")
 
@@ -53,15 +53,19 @@ def capture_cache(config: pytest.Config) -> CaptureCache | None:
     return cache
 
 
-def lasting_scope(environ: Mapping[str, str] = os.environ) -> str:
+def lasting_scope(environ: Mapping[str, str] = os.environ, *, also: Sequence[str] = ()) -> str:
     """Return the digest of what decides numbers beside engine, model and inputs.
 
     It is the machine, the code that looks at models, and what the environment tells libraries.
+
+    Args:
+        environ: the environment.
+        also: further rooms of this package whose code decides.
     """
     from pytest_falsify.ledger.machine import machine_id
 
     here = Path(__file__).parent
-    files = [each for room in _ROOMS for each in sorted((here / room).rglob("*.py"))]
+    files = [each for room in (*_ROOMS, *also) for each in sorted((here / room).rglob("*.py"))]
     return digest(
         {
             "code": [digest_bytes(each.read_bytes()) for each in files],

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pytest_falsify.checks.survey import JudgesPrompts, Survey
 
 
+JUDGING = ("checks", "compare", "contracts")
+"""The rooms whose code makes outcomes of captures."""
+
+
 def surveyed(
     claim: Claim, check: JudgesPrompts, sessions: Sessions, config: pytest.Config
 ) -> Survey:
@@ -49,7 +53,7 @@ def surveyed(
 def _kept(
     claim: Claim, check: JudgesPrompts, sessions: Sessions, config: pytest.Config
 ) -> KeptOutcomes | None:
-    key = survey_key(claim, check, sessions, lasting_scope())
+    key = survey_key(claim, check, sessions, lasting_scope(also=JUDGING))
     if key is None:
         return None
     places = Places.of(config)

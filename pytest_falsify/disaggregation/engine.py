@@ -198,6 +198,11 @@ class DisaggregatedSession:
         self._port: int | None = None
 
     @property
+    def is_identity_complete(self) -> bool:
+        """Whether the identity covers all that decides the numbers: nothing of the user's runs."""
+        return "sources" not in self.settings
+
+    @property
     def layer_count(self) -> int:
         """The number of decoder layers."""
         return self.prefill.session.layer_count
