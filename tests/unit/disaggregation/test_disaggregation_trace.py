@@ -23,6 +23,7 @@ captures:
   broken:
     engine: disaggregated
     transfer: {{block: 2, through: "broken_workers:dropped_block"}}
+  quick: {{engine: disaggregated, attention: sdpa}}
   late: {{engine: disaggregated, decode: {{setup: "broken_workers:late_positions"}}}}
   carried:
     engine: disaggregated
@@ -38,6 +39,9 @@ falsification_tests:
           expect: {{worst_row: {{max: 1.0e-4}}}}}}
 - id: FALSIFY-DECODE
   check: {{kind: decode, subject: late, oracle: oracle, new_tokens: 2, expect: {{kl: {{max: 1}}}}}}
+- id: FALSIFY-NOISY
+  check: {{kind: decode, subject: quick, oracle: oracle, new_tokens: 4, expect: {{kl: {{max: 1}}}},
+          noise: {{control: whole}}, inputs: [one]}}
 - id: FALSIFY-CARRIED
   check: {{kind: kv, subject: carried, oracle: oracle, expect: {{worst_row: {{max: 1.0e-4}}}}}}
 - id: FALSIFY-WHOLE
@@ -101,6 +105,13 @@ def test_a_falsifier_of_another_kind_is_traced_too_and_nothing_is_allowed(contra
     assert "mismatched" in output
     allowed = ("--expect", "{rel_l2: {max: 9}}")
     trace(contract("FALSIFY-DECODE"), *allowed, status=WITHIN)
+
+
+def test_the_noise_of_a_falsifier_is_what_its_trace_allows(contract):
+    output = trace(contract("FALSIFY-NOISY"), status=WITHIN)
+    assert any("e-" in cell for cell in output.split("layer")[1].split())
+    equal = ("--expect", "{mismatched: {max: 0}}")
+    assert trace(contract("FALSIFY-NOISY"), *equal, status=BEYOND).startswith("leg: prefill\n")
 
 
 def test_a_program_runs_with_permission_only(contract):
