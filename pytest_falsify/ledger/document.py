@@ -62,7 +62,7 @@ def parse(text: str, path: str | None = None, *, any_words: bool = False) -> Led
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-        if "\\u" in text:  # half of a surrogate pair could not be written again
+        if _has_escapes(text):  # half of a surrogate pair could not be written again
             canonical_bytes(value)
     except json.JSONDecodeError as error:
         _refuse_conflicts(text, path)
@@ -183,6 +183,11 @@ def _refuse_assertion(
         if data[name] != computed and not (any_words and name == "because"):
             msg = f"the {name} of {id_} is {data[name]!r}, which is not what its evidence says"
             raise LedgerError(msg, expected=repr(computed))
+
+
+def _has_escapes(text: str) -> bool:
+    """Whether a character is told by its number; one letter is found faster than two."""
+    return "\\" in text and "\\u" in text
 
 
 def _refuse_conflicts(text: str, path: str | None) -> None:

@@ -136,7 +136,8 @@ class Evidence:
             value = getattr(self, name)
             if not isinstance(value, Settled):
                 object.__setattr__(self, name, settle(value))
-        object.__setattr__(self, "reasons", tuple(map(settle, self.reasons)))
+        if self.reasons:
+            object.__setattr__(self, "reasons", tuple(map(settle, self.reasons)))
         object.__setattr__(self, "has_caught_all", self._has_caught_all())
         try:
             object.__setattr__(self, "id", digest_bytes(self._identity().encode()))
