@@ -72,6 +72,7 @@ class Evaluator:
             raise CaptureError(msg, expected=f"one of {', '.join(WIDER)}")
         narrow = _cast(model, dtype)
         wide = _cast(narrow, WIDER[dtype])
+        _compute_experts_plainly(wide)
         _disturb_frequencies(narrow)
         return cls(wide=StageGraph.of(wide), narrow=StageGraph.of(narrow))
 
@@ -318,6 +319,12 @@ def _cast(model: Any, dtype: str) -> Any:
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(getattr(torch, dtype))
     return copy
+
+
+def _compute_experts_plainly(model: Any) -> None:
+    """Let experts be computed one by one: grouped products know no float64 (torch 2.13)."""
+    if any(model.get_experts_implementation().values()):
+        model.set_experts_implementation("eager")
 
 
 def _disturb_frequencies(model: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_falsify.localize.hypotheses.attention import ATTENTION
+from pytest_falsify.localize.hypotheses.experts import EXPERTS
 from pytest_falsify.localize.hypotheses.layout import LAYOUT
 from pytest_falsify.localize.hypotheses.pointwise import FITTED, POINTWISE
 from pytest_falsify.localize.hypotheses.rotary import ROTARY
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 HYPOTHESES: tuple[Hypothesis, ...] = (
     *ROTARY,
     *ATTENTION,
+    *EXPERTS,
     *LAYOUT,
     *WEIGHTS,
     *POINTWISE,

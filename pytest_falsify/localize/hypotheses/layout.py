@@ -30,7 +30,8 @@ def _head_orders(trial: Trial) -> Variants:
 def _orders(trial: Trial) -> list[tuple[str, list[int]]]:
     """Return permutations of the heads, each once and none that changes nothing."""
     heads = _by_head(trial, trial.expected).shape[_head_axis(trial)]
-    key_heads = trial.place.config.num_key_value_heads
+    shared_by = getattr(trial.place.attention, "num_key_value_groups", 1)
+    key_heads = trial.place.config.num_attention_heads // shared_by
     found = [
         ("reversed", list(range(heads))[::-1]),
         ("rotated by one", [(each + 1) % heads for each in range(heads)]),
@@ -97,8 +98,13 @@ def _first_twice(value: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.cat([value.narrow(axis, 0, 1), value.narrow(axis, 0, tokens - 1)], dim=axis)
 
 
-def _first_tokens(_trial: Trial) -> Variants:
-    """Yield other tokens at the beginning: the one whose row the subject shows there."""
+def _first_tokens(trial: Trial) -> Variants:
+    """Yield other tokens at the beginning: the one whose row the subject shows there.
+
+    An embedding that is more than a table, a sum with one of positions, has no such rows.
+    """
+    if not trial.modules:
+        return
     yield "a token put before all", lambda trial: _begun(trial, shift=1)
     yield "the first token replaced", lambda trial: _begun(trial, shift=0)
     yield "the first token lost", lambda trial: trial.expected.roll(-1, 0)

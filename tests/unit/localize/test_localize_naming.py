@@ -14,6 +14,11 @@ from pytest_falsify.localize.chain import build
 from pytest_falsify.localize.hypotheses import HYPOTHESES
 from pytest_falsify.localize.naming import Subject, _trial, name_fault
 
+OF_EXPERTS = {
+    "router weights": "0/1/moe_router",
+    "expert ids": "0/0/moe_router_indices",
+    "experts": "0/1/moe_ffn_out",
+}
 AT = {
     "rope layout": "0/1/q_post_rope",
     "rope missing": "0/1/k_post_rope",
@@ -50,7 +55,7 @@ AT = {
     "offset": "0/0/ffn_out",
     "scale and offset": "0/0/attn_out",
 }
-NEEDS_ANOTHER_MODEL = {"window"}
+NEEDS_ANOTHER_MODEL = {"window", *OF_EXPERTS}
 
 
 def stages_for(where):
@@ -76,7 +81,8 @@ def made(lab, name, where):
         with torch.inference_mode():
             faulty = compute(trial)
     tensors = {**subject.tensors}
-    tensors[where] = replace(tensors[where], array=faulty.detach().float().numpy())
+    array = faulty.detach().numpy()
+    tensors[where] = replace(tensors[where], array=array.astype(tensors[where].array.dtype))
     return replace(subject, tensors=tensors)
 
 
@@ -146,3 +152,60 @@ def test_inputs_that_were_not_captured_are_replayed(lab):
     )
     assert site("0/0/qkv_bias") not in Subject(subject, lab.evaluator().wide)
     assert name_fault(lab.evaluator(), subject, site("0/0/q_post_rope")).fault == "head order"
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("routed")
+    make_model(folder, "qwen3_moe", head_dim=8, norm_topk_prob=True, **EXPERTS)
+    return Lab(folder=folder)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learned")
+    make_model(folder, "gpt2", n_inner=64, bos_token_id=0, eos_token_id=0)
+    return Lab(folder=folder)
+
+
+@pytest.mark.parametrize("name", OF_EXPERTS)
+def test_a_fault_of_experts_is_named(routed, name):
+    where = site(OF_EXPERTS[name])
+    named = name_fault(routed.evaluator(), made(routed, name, where), where)
+    assert (name, True) == (named.fault, named.own.error < 1e-4)
+
+
+@pytest.mark.parametrize("family", ["routed", "learned"])
+def test_families_that_lack_a_rotation_or_a_gate_are_judged_and_what_is_odd_has_no_name(
+    family, request
+):
+    lab = request.getfixturevalue(family)
+    subject = lab.capture(dtype="float32", attention="eager")
+    assert build(lab.evaluator(), subject).guilty == ()
+    drawn = np.random.default_rng(1)
+    for where, tensor in subject.tensors.items():
+        if where.layer == 1 or where.stage in OF_IDS:
+            continue
+        noise = 1 + 0.2 * drawn.standard_normal(tensor.array.shape)
+        odd = replace(tensor, array=(tensor.array * noise).astype(np.float32))
+        spoilt = replace(subject, tensors={**subject.tensors, where: odd})
+        assert name_fault(lab.evaluator(), spoilt, where) is None
+
+
+OF_IDS = {"moe_router_indices"}
+
+
+def test_a_layer_norm_that_keeps_the_mean_is_named(learned):
+    where = site("0/0/ffn_norm")
+    subject = learned.capture(dtype="float32", attention="eager")
+    given = subject.tensors[site("0/0/post_attn_residual")].array.astype(np.float64)
+    norm = learned.session(dtype="float32", attention="eager").model.transformer.h[0].ln_2
+    weight, bias = (each.detach().double().numpy() for each in (norm.weight, norm.bias))
+    power = np.sqrt((given**2).mean(-1, keepdims=True) + norm.eps)
+    faulty = (given / power * weight + bias).astype(np.float32)
+    tensors = {**subject.tensors, where: replace(subject.tensors[where], array=faulty)}
+    named = name_fault(learned.evaluator(), replace(subject, tensors=tensors), where)
+    assert (named.fault, named.detail) == ("norm kind", "mean not subtracted")
