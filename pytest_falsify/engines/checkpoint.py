@@ -7,14 +7,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.errors import CaptureError
+from pytest_falsify.stages.family import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
+_OF_TEXT_DECODER = {
+    r"^(language_model\.model|model\.language_model)\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+"""How a multimodal checkpoint names what its text decoder, loaded alone, calls otherwise."""
+
+
 def load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
     """Return the causal language model of a folder, without its remote code.
+
+    Of a multimodal model whose text decoder is of a known family it is that decoder.
 
     Args:
         folder: with a configuration and weights.
@@ -28,7 +38,7 @@ def load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
     import transformers
 
     with _quiet(transformers), _explained(folder):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config, renamed = _config(transformers, folder)
         _override(config, settings["config"])
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
@@ -37,6 +47,7 @@ def load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
             attn_implementation=settings["attention"],
             local_files_only=True,
             trust_remote_code=False,
+            key_mapping=renamed,
             output_loading_info=True,
         )
     absent = sorted(loaded["missing_keys"]) + sorted(map(str, loaded["mismatched_keys"]))
@@ -58,12 +69,20 @@ def skeleton(folder: Path, attention: str) -> Any:
     import transformers
 
     with _quiet(transformers), _explained(folder):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config, _ = _config(transformers, folder)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(
                 config, attn_implementation=attention, trust_remote_code=False
             )
     return model.eval()
+
+
+def _config(transformers: Any, folder: Path) -> tuple[Any, dict[str, str] | None]:
+    """Return a model's configuration, or that of a known text decoder in it and its names there."""
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    text = config.get_text_config()
+    is_inside = family_of(config.model_type) is None and family_of(text.model_type) is not None
+    return (text, _OF_TEXT_DECODER) if is_inside else (config, None)
 
 
 @contextmanager

@@ -274,9 +274,11 @@ class TransformersSession:
 
         After the last layer little is left, and who asks for the answer next need not run again.
         """
+        if plan.needs_answer:
+            return None
         planned = filter(self.has, plan.sites(self.layer_count))
         sites = [each for each in planned if each.step == plan.decode_steps]
-        if plan.needs_answer or not sites or sites[-1].layer in {None, self.layer_count - 1}:
+        if not sites or sites[-1].layer in {None, self.layer_count - 1}:
             return None
         return sites[-1], len(sites)
 
