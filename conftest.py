@@ -71,4 +71,6 @@ def middlemen() -> ModuleType:
 def _servers() -> ModuleType:
     pytest.importorskip("xllamacpp", reason="pip install 'pytest-falsify[llama]' makes this run")
     pytest.importorskip("httpx2", reason="pip install 'pytest-falsify[served]' makes this run")
+    import httpcore2  # noqa: F401 - before a run in this process loads it, and forgets it again
+
     return _loaded(ROOT / "fixtures" / "servers.py")

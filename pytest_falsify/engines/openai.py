@@ -56,8 +56,8 @@ class OpenAIEngine:
     options: ClassVar[Mapping[str, Any]] = {
         "url": {
             "type": "string",
-            "pattern": "^https?://[^@]+$",
-            "description": "where the server is, without a name or a password in it",
+            "pattern": "^https?://[^@?#]+$",
+            "description": "where the server is, without a name, a password or a query in it",
         },
         "url_env": {
             "type": "string",
@@ -296,9 +296,11 @@ def _url(spec: CaptureSpec) -> str:
     if given == ["url"]:
         return str(spec.options["url"])
     url = _variable(spec, "url_env", "the URL of its server")
-    if "@" in url or urlsplit(url).scheme not in {"http", "https"}:
+    if set("@?#") & set(url) or urlsplit(url).scheme not in {"http", "https"}:
         msg = f"capture `{spec.name}`: {spec.options['url_env']} holds no URL of a server"
-        raise ContractError(msg, expected="http:// or https://, without a name or a password")
+        raise ContractError(
+            msg, expected="http:// or https://, without a name, a password or a query"
+        )
     return url
 
 

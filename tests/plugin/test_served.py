@@ -16,6 +16,8 @@ targets:
 captures:
   aggregated: {engine: openai, url_env: AGGREGATED_URL}
   disaggregated: {engine: openai, url_env: DISAGGREGATED_URL}
+  whole-lists: {engine: openai, url_env: DISAGGREGATED_URL, top: all}
+  all-of-them: {engine: openai, url_env: AGGREGATED_URL, top: all}
 inputs:
   prompt: {text: "The function returns a new list"}
 falsification_tests:
@@ -33,6 +35,13 @@ falsification_tests:
   rule: nor is it another layer that differs
   check: {kind: parity, subject: disaggregated, oracle: aggregated, stages: [attn_out], layers: [0],
           expect: {rel_l2: {max: 1e-3}}}
+- id: FALSIFY-SERVED-004
+  rule: step by step, over the whole vocabulary, they are near
+  check: {kind: decode, subject: whole-lists, oracle: all-of-them, new_tokens: 3,
+          expect: {kl: {max: 1e-3}}}
+- id: FALSIFY-SERVED-005
+  rule: nor is their cache seen
+  check: {kind: kv, subject: disaggregated, oracle: aggregated, expect: {rel_l2: {max: 1e-3}}}
 """
 
 
@@ -53,13 +62,16 @@ def evidence(ran, falsifier="FALSIFY-SERVED-001"):
 def test_two_servers_that_agree_hold_and_what_they_do_not_show_is_told(pair, workers):
     ran = pair.run("contracts", *workers)
 
-    assert ran.outcomes == {"passed": 2, "skipped": 1}
+    assert ran.outcomes == {"passed": 3, "skipped": 2}
     assert ran.statuses() == {
         "FALSIFY-SERVED-001": "FUNCTIONAL",
         "FALSIFY-SERVED-002": "FUNCTIONAL",
         "FALSIFY-SERVED-003": "UNTRIED",
+        "FALSIFY-SERVED-004": "FUNCTIONAL",
+        "FALSIFY-SERVED-005": "UNTRIED",
     }
     assert "kind `parity` looks at what servers do not show" in ran.text
+    assert "kind `kv` looks at what servers do not show" in ran.text
     assert "127.0.0.1" not in ran.text + ran.ledgers["C-ONE"]
 
 
@@ -113,9 +125,11 @@ def test_a_fault_behind_a_server_is_found_at_its_token(pair, monkeypatch, middle
         "FALSIFY-SERVED-001": "FALSIFIED",
         "FALSIFY-SERVED-002": "FUNCTIONAL",
         "FALSIFY-SERVED-003": "UNTRIED",
+        "FALSIFY-SERVED-004": "FUNCTIONAL",
+        "FALSIFY-SERVED-005": "UNTRIED",
     }
     ran.result.stdout.fnmatch_lines(
-        ["*one.yaml:10: refuted: token 9 of 12 on prompt is *, the oracle's is * there the oracle*"]
+        ["*one.yaml:12: refuted: token 9 of 12 on prompt is *, the oracle's is * there the oracle*"]
     )
     assert evidence(ran)[0]["observed"]["agreed"] == 8
 

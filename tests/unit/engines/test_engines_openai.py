@@ -20,6 +20,7 @@ from pytest_falsify.contracts.model import CaptureSpec, Target
 from pytest_falsify.engines import openai_client
 from pytest_falsify.engines.openai_answer import NO_IDS, NO_LOGPROBS
 from pytest_falsify.engines.openai_client import retry_after
+from pytest_falsify.engines.recorded import is_replay
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
 
@@ -508,6 +509,23 @@ def test_a_capture_of_a_server_is_kept_on_disk_with_its_caveats(ask, between, tm
     assert found.caveats
 
 
+def test_a_recording_of_a_server_is_replayed_with_its_caveats(ask, between, tmp_path):
+    session = ask(between.url)
+    between.failures.append((503, {}))
+    found = record(session, PROMPT, STEPS)
+    write_bundle(found, tmp_path / "bundle")
+    target = Target(name="here", model="any", line=1)
+    spec = CaptureSpec(name="mine", engine="recorded", line=1, options={"bundle": "bundle"})
+
+    replayed = engine("recorded").load(target, spec, root=tmp_path, device="cpu")
+    again = record(replayed, PROMPT, Plan(decode_steps=2))
+
+    assert again.shortlists == found.shortlists[:3]
+    assert again.continuation == found.continuation[:2]
+    assert again.caveats == found.caveats
+    assert is_replay(again.identity)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "what"),
     [
@@ -522,8 +540,9 @@ def test_what_a_contract_must_say(tmp_path, options, error, what):
         loaded(tmp_path, **options)
 
 
-def test_a_url_of_the_environment_holds_no_password(tmp_path, monkeypatch):
-    monkeypatch.setenv("SERVED_URL", "http://me:secret@example.org")
+@pytest.mark.parametrize("url", ["http://me:secret@example.org", "http://example.org/?key=secret"])
+def test_a_url_of_the_environment_holds_no_secret(tmp_path, monkeypatch, url):
+    monkeypatch.setenv("SERVED_URL", url)
 
     with pytest.raises(ContractError, match="SERVED_URL holds no URL of a server") as caught:
         loaded(tmp_path, url_env="SERVED_URL")
