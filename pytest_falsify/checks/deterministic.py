@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_falsify.checks.answers import differing_step, has_nonfinite, unanswered
@@ -62,9 +63,10 @@ class Deterministic:
             return inconclusive(lack)
         if any(has_nonfinite(each) for each in captures.values()):
             return inconclusive("the subject's logits are not finite")
+        of_input = by_input(captures)
         repeated = [
             (f"{name}, run {number}", other, runs["subject", 0])
-            for name, runs in by_input(captures).items()
+            for name, runs in of_input.items()
             for number, other in enumerate(list(runs.values())[1:], start=2)
         ]
         verdict = bitwise_verdict(
@@ -80,4 +82,5 @@ class Deterministic:
                     captures,
                     observed={"repeatable": False, "step": step},
                 )
-        return verdict
+        repeats = min(map(len, of_input.values()))
+        return replace(verdict, observed={**verdict.observed, "repeats": repeats})

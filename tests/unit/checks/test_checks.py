@@ -177,6 +177,7 @@ def test_deterministic_compares_every_run_with_the_first(site):
     odd = make_capture(values=changed(site, (0, 0), 1.5))
 
     assert judge("deterministic", [make_capture()] * 3).outcome is HELD
+    assert judge("deterministic", [make_capture()] * 3).observed["repeats"] == 3
     assert judge("deterministic", [make_capture(), make_capture(), odd]).outcome is REFUTED
 
 
