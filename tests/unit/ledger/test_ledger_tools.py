@@ -19,6 +19,7 @@ from ledger_samples import (
     OLD_ENTRY,
     OLD_SUBJECT,
     SUBJECT,
+    block,
     evidence,
     facts,
     ledgers,
@@ -167,6 +168,15 @@ def test_why_explains_each_status_and_says_what_would_raise_it():
     if os.environ.get("UPDATE_GOLDEN"):
         (GOLDEN / "why.txt").write_text("\n".join(pages))
     assert (GOLDEN / "why.txt").read_text() == "\n".join(pages)
+
+
+def test_why_names_each_caveat():
+    observed = {"caveats": ["a part of a prompt came from the server's cache"]}
+
+    page = why(FALSIFIER, block(evidence(faults=CAUGHT, observed=observed)))
+
+    assert "      caveat: a part of a prompt came from the server's cache\n" in page
+    assert "to raise it:\n  add a run without caveats\n" in page
 
 
 @pytest.fixture
