@@ -17,6 +17,7 @@ from pytest_falsify.compare.shortlists import (
     Bounds,
     js_bounds,
     kl_bounds,
+    sides,
     told_changes,
     top_k_bounds,
 )
@@ -127,7 +128,7 @@ def judge_distribution(claim: Claim, captures: Captures) -> Verdict:
         for name, measure in _measures(expect).items()
     }
     observed = {
-        name: {side: _json(bounds) for side, bounds in _sides(each).items()}
+        name: {side: _json(bounds) for side, bounds in sides(each).items()}
         for name, each in found.items()
     }
     if broken := list(_broken(found, expect)):
@@ -149,22 +150,11 @@ def _measures(expect: Mapping[str, Any]) -> dict[str, Callable[[Shortlist, Short
     return {name: known[name] for name in expect}
 
 
-def _sides(bounds: list[Bounds]) -> dict[str, Bounds]:
-    count = len(bounds)
-    return {
-        "mean": Bounds(
-            low=sum(each.low for each in bounds) / count,
-            high=sum(each.high for each in bounds) / count,
-        ),
-        "max": Bounds(low=max(each.low for each in bounds), high=max(each.high for each in bounds)),
-    }
-
-
 def _limits(
     found: Mapping[str, list[Bounds]], expect: Mapping[str, Any]
 ) -> Iterator[tuple[str, Bounds, float]]:
     for name, bounds in found.items():
-        for side, each in _sides(bounds).items():
+        for side, each in sides(bounds).items():
             if side in expect[name]:
                 yield f"{name} {side}", each, expect[name][side]
 

@@ -11,7 +11,7 @@ from pytest_falsify.checks.decode import NEW_TOKENS as DECODED
 from pytest_falsify.checks.served import lack, together, told, words
 from pytest_falsify.checks.tokens import NEW_TOKENS, first_difference
 from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted
-from pytest_falsify.compare.shortlists import Bounds, kl_bounds, told_changes
+from pytest_falsify.compare.shortlists import Bounds, kl_bounds, sides, told_changes
 from pytest_falsify.compare.tokens import SIGMAS, Choice
 from pytest_falsify.ledger.evidence import Outcome
 
@@ -184,28 +184,22 @@ def _steps(runs: Runs, wanted: int) -> Iterator[Bounds]:
         yield from (kl_bounds(each["oracle"], each["subject"]) for each in both)
 
 
-def _sides(claim: Claim, bounds: list[Bounds]) -> Iterator[tuple[str, Bounds, float]]:
+def _limited(claim: Claim, bounds: list[Bounds]) -> Iterator[tuple[str, Bounds, float]]:
     """Yield the mean and the largest divergence that have a limit, with the limit."""
     limits = claim.parameter("expect")["kl"]
-    sides = {
-        "mean": Bounds(
-            low=sum(each.low for each in bounds) / len(bounds),
-            high=sum(each.high for each in bounds) / len(bounds),
-        ),
-        "max": Bounds(low=max(each.low for each in bounds), high=max(each.high for each in bounds)),
-    }
-    yield from ((side, found, limits[side]) for side, found in sides.items() if side in limits)
+    found = sides(bounds).items()
+    yield from ((side, each, limits[side]) for side, each in found if side in limits)
 
 
 def _beyond(claim: Claim, bounds: list[Bounds], name: str) -> str:
-    for side, found, limit in _sides(claim, bounds):
+    for side, found, limit in _limited(claim, bounds):
         if not found.low <= limit:
             return f"{side} KL is no less than {found.low:.3g} nats, above {limit:g}, on {name}"
     return ""
 
 
 def _undecided(claim: Claim, bounds: list[Bounds], name: str) -> str:
-    for side, found, limit in _sides(claim, bounds):
+    for side, found, limit in _limited(claim, bounds):
         if not found.high <= limit:
             return (
                 f"{side} KL on {name} is between {found.low:.3g} and {found.high:.3g} nats, by "

@@ -43,6 +43,15 @@ UNSOUND = Bounds(low=math.inf, high=math.inf)
 """Of what is no distribution on either side."""
 
 
+def sides(bounds: Sequence[Bounds]) -> dict[str, Bounds]:
+    """Return between which the mean and the largest of some divergences lie."""
+    lows, highs = [each.low for each in bounds], [each.high for each in bounds]
+    return {
+        "mean": Bounds(low=sum(lows) / len(lows), high=sum(highs) / len(highs)),
+        "max": Bounds(low=max(lows), high=max(highs)),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lumps:
     """Two distributions over the candidates that both lists have, and lumps of all others.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -16,8 +15,16 @@ from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.engines.openai_answer import Completion, Question, read_completion
 from pytest_falsify.engines.openai_client import Client
+from pytest_falsify.engines.openai_server import (
+    LLAMA_CPP,
+    VLLM,
+    ServedModel,
+    key_of,
+    served_model,
+    url_of,
+)
 from pytest_falsify.engines.tokenizer import AS_TOKENS
-from pytest_falsify.errors import Blocked, CaptureError, ContractError
+from pytest_falsify.errors import CaptureError, ContractError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +46,6 @@ _DEFAULTS: dict[str, Any] = {
     "top": 20,
 }
 _KEPT = (*_DEFAULTS, "label")
-LLAMA_CPP, VLLM = "llamacpp", "vllm"
-"""What servers say in ``owned_by`` of a model."""
 ASKED_OF: Mapping[str, Mapping[str, Any]] = {
     LLAMA_CPP: {"cache_prompt": False},
     VLLM: {"return_tokens_as_token_ids": True, "return_token_ids": True},
@@ -112,41 +117,18 @@ class OpenAIEngine:
     def load(self, target: Target, spec: CaptureSpec, *, root: Path, device: str) -> OpenAISession:
         """Ask the server what it is; see ``Engine.load``."""
         del root, device
-        url = _url(spec)
+        url = url_of(spec)
         settings = _DEFAULTS | {key: spec.options[key] for key in _KEPT if key in spec.options}
         client = Client(
             url,
             name=spec.name,
-            key=_key(spec),
+            key=key_of(spec),
             concurrency=settings["concurrency"],
             timeout=settings["timeout"],
             retries=settings["retries"],
         )
-        model = _model(client, spec, target)
+        model = served_model(client, spec, target)
         return OpenAISession(name=spec.name, url=url, client=client, model=model, settings=settings)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A model as its server describes it.
-
-    Attributes:
-        id: what a request calls it.
-        server: what runs it, as the server says: ``llamacpp``, ``vllm``.
-        build: the version of the server, where it tells.
-        about: what else it says of the model: sizes.
-    """
-
-    id: str
-    server: str
-    build: str
-    about: Mapping[str, Any]
-
-    @property
-    def vocabulary(self) -> int | None:
-        """How many tokens it knows, where the server tells."""
-        size = self.about.get("n_vocab")
-        return size if isinstance(size, int) and size > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,58 +268,6 @@ def _in_order(
     told = tuple(takewhile(lambda each: each.tokens, found))
     tokens = tuple(one for each in told for one in each.tokens)
     return tokens, tuple(one for each in told for one in each.shortlists)
-
-
-def _url(spec: CaptureSpec) -> str:
-    given = [name for name in ("url", "url_env") if name in spec.options]
-    if len(given) != 1:
-        msg = f"capture `{spec.name}` does not say where its server is"
-        raise ContractError(msg, expected="one of `url` and `url_env`")
-    if given == ["url"]:
-        return str(spec.options["url"])
-    url = _variable(spec, "url_env", "the URL of its server")
-    if set("@?#") & set(url) or urlsplit(url).scheme not in {"http", "https"}:
-        msg = f"capture `{spec.name}`: {spec.options['url_env']} holds no URL of a server"
-        raise ContractError(
-            msg, expected="http:// or https://, without a name, a password or a query"
-        )
-    return url
-
-
-def _key(spec: CaptureSpec) -> str | None:
-    return _variable(spec, "key_env", "its key") if "key_env" in spec.options else None
-
-
-def _variable(spec: CaptureSpec, option: str, what: str) -> str:
-    name = spec.options[option]
-    value = os.environ.get(name, "").strip()
-    if not value:
-        msg = f"capture `{spec.name}` takes {what} from {name}, which is not set"
-        raise Blocked(msg, remedy=f"export {name}=...")
-    return value
-
-
-def _model(client: Client, spec: CaptureSpec, target: Target) -> ServedModel:
-    listed = (client.get("/v1/models") or {}).get("data")
-    known = {each["id"]: each for each in listed or () if isinstance(each, dict) and "id" in each}
-    wanted = spec.options.get("model", target.model)
-    if "model" not in spec.options and wanted not in known and len(known) == 1:
-        wanted = next(iter(known))
-    if wanted not in known:
-        msg = f"the server of capture `{spec.name}` has no model `{wanted}`"
-        raise Blocked(msg, remedy=f"`model:` one of {', '.join(sorted(known)) or 'none'}")
-    server = str(known[wanted].get("owned_by", "server"))
-    about = known[wanted].get("meta") or {}
-    return ServedModel(id=wanted, server=server, build=_build(client, server), about=about)
-
-
-def _build(client: Client, server: str) -> str:
-    """Return the version of a server, as far as it tells."""
-    places = {LLAMA_CPP: ("/props", "build_info"), VLLM: ("/version", "version")}
-    if server not in places:
-        return "untold"
-    path, key = places[server]
-    return str((client.get(path) or {}).get(key, "untold"))
 
 
 def _is_here(host: str) -> bool:
