@@ -23,6 +23,7 @@ from pytest_falsify.checks.claim import parse_layers
 from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, is_measured
+from pytest_falsify.checks.served import is_served
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
@@ -48,6 +49,7 @@ from pytest_falsify.disaggregation.legs import (
     was_changed,
 )
 from pytest_falsify.engines.registry import engine
+from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import TRANSFER
 
 if TYPE_CHECKING:
@@ -267,7 +269,14 @@ class Legs:
 
 
 def legs_of(claim: Claim, captures: Captures, compare: Compare) -> dict[str, Legs]:
-    """Return what became of the legs, by input."""
+    """Return what became of the legs, by input.
+
+    Raises:
+        CaptureError: when a side is a server, which shows no cache.
+    """
+    if is_served(captures):
+        msg = "a server shows no cache, so no leg can be told from another"
+        raise CaptureError(msg, expected="captures of engines that show what workers hold")
     yardstick = Yardstick.of(claim, compare)
     layers = parse_layers(claim.parameter("layers", "all"))
     return {

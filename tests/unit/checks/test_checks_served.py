@@ -14,8 +14,11 @@ from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.shortlist import Shortlist
 from pytest_falsify.checks.base import Request
 from pytest_falsify.checks.decode import FREE
+from pytest_falsify.checks.kv import legs_of
 from pytest_falsify.checks.registry import check, check_kinds
 from pytest_falsify.checks.served import is_served, judge_served
+from pytest_falsify.compare.comparison import compare_captures
+from pytest_falsify.errors import CaptureError
 from pytest_falsify.ledger.evidence import Outcome
 
 VOCABULARY = 16
@@ -277,6 +280,14 @@ def test_answers_are_repeatable_when_every_number_is():
         "prompt, answer 2: its tokens are not the first answer's",
     )
     assert repeated(served()).outcome is Outcome.INCONCLUSIVE
+
+
+def test_no_leg_is_told_of_servers():
+    captures = {request("subject"): served(), request("oracle"): served()}
+    claim = make_claim("kv", subject="s", oracle="o", expect={"rel_l2": {"max": 1}})
+
+    with pytest.raises(CaptureError, match="a server shows no cache"):
+        legs_of(claim, captures, compare_captures)
 
 
 JUDGED = {"argmax", "decode", "deterministic", "distribution", "tokens", "topk"}

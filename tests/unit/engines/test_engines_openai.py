@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -203,6 +204,21 @@ def test_a_server_that_stays_away_blocks_and_its_host_is_not_told(ask, between):
 
     assert "127.0.0.1" not in str(caught.value)
     assert len(between.seen) == 3
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again_and_recorded(ask, between):
+    session = ask(between.url, timeout=0.2)
+    delays = [0.5]
+
+    def slow(_path, body):
+        time.sleep(delays.pop() if delays else 0)
+        return body
+
+    between.edit = slow
+
+    found = record(session, PROMPT, Plan())
+
+    assert found.caveats == ("a request was sent again after ReadTimeout",)
 
 
 def test_an_absent_server_blocks(ask):
