@@ -207,8 +207,8 @@ def test_a_server_that_stays_away_blocks_and_its_host_is_not_told(ask, between):
 
 
 def test_an_answer_that_takes_too_long_is_asked_for_again_and_recorded(ask, between):
-    session = ask(between.url, timeout=0.2)
-    delays = [0.5]
+    session = ask(between.url, timeout=1.0)
+    delays = [1.2]
 
     def slow(_path, body):
         time.sleep(delays.pop() if delays else 0)
