@@ -89,6 +89,23 @@ def claimed(folder, *, datasets=("d",), **more):
     )
 
 
+class Meter:
+    """How many run at once."""
+
+    def __init__(self):
+        self.inside = self.most = 0
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def counting(self):
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        yield
+        with self.lock:
+            self.inside -= 1
+
+
 class Shared:
     """A real session that several threads may share, and that notes how many do.
 
@@ -99,9 +116,9 @@ class Shared:
 
     def __init__(self, session, concurrency=None):
         self.session = session
-        self.inside = self.most = self.runs = 0
+        self.runs = 0
         self.fails_at = None
-        self.lock, self.torch = threading.Lock(), threading.Lock()
+        self.meter, self.torch = Meter(), threading.Lock()
         if concurrency is not None:
             self.concurrency = concurrency
 
@@ -109,20 +126,16 @@ class Shared:
         return getattr(self.session, name)
 
     def run(self, inputs, plan, sink):
-        with self.lock:
-            self.inside += 1
+        with self.meter.lock:
             self.runs += 1
-            self.most = max(self.most, self.inside)
             number = self.runs
         if number == self.fails_at:
             msg = "the server is gone"
             raise Blocked(msg)
-        time.sleep(0.06 / number)  # the first to come is the last to go
-        with self.torch:
-            answer = self.session.run(inputs, plan, sink)
-        with self.lock:
-            self.inside -= 1
-        return answer
+        with self.meter.counting():
+            time.sleep(0.06 / number)  # the first to come is the last to go
+            with self.torch:
+                return self.session.run(inputs, plan, sink)
 
 
 def shared(sessions, **concurrency):
@@ -172,15 +185,26 @@ def test_outcomes_stand_in_the_order_of_the_dataset_whoever_is_first(claim, sess
         run_survey(claim, RATE, sessions).outcomes
     )
     assert [each.id for each in found.outcomes] == [f"t{n}" for n in range(5)]
-    assert 1 < many["mine"].most <= 4
+    assert 1 < many["mine"].meter.most <= 4
     assert ended == [1, 2, 3, 4, 5]
 
 
 def test_a_session_that_says_nothing_of_concurrency_runs_alone(claim, sessions):
     many = shared(sessions, mine=4)
     run_survey(claim, RATE, many)
-    assert many["theirs"].most == 1
-    assert many["mine"].most > 1
+    assert many["theirs"].meter.most == 1
+    assert many["mine"].meter.most > 1
+
+
+def test_two_sessions_that_say_nothing_of_concurrency_do_not_run_at_once(claim, sessions, tmp_path):
+    """Two models of one process share its threads and its settings."""
+    many = shared(sessions | {"good": sessions["theirs"]}, mine=4)
+    many["good"].meter = many["theirs"].meter
+    measured = claimed(tmp_path, noise={"control": "good"})
+    found = run_survey(measured, RATE, many)
+    assert all(each.control == Mark(differs=False) for each in found.outcomes)
+    assert many["good"].runs == many["theirs"].runs == 5
+    assert many["theirs"].meter.most == 1
 
 
 def test_a_prompt_that_cannot_be_run_is_an_outcome_of_its_own(tmp_path, sessions):
@@ -251,6 +275,8 @@ OUTCOME = PromptOutcome(id="a", tokens=3, subject=Mark(differs=True), answers=((
         (lambda data: data + b"nonsense\n" + data, 2),
         (lambda data: data + b'{"fed": "sha256:3", "outcome": {"id": "c"}}\n', 2),
         (lambda data: data + b"[]\n", 2),
+        (lambda data: data + b"x" * 5000, 2),
+        (lambda data: data + b"x" * 5000 + b"\n" + data, 2),
         (lambda data: b"\xff" + data, 0),
     ],
 )
