@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED
 from pytest_falsify.compare.buckets import (
     Bucket,
     Sample,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_falsify.checks.prompt_outcome import PromptOutcome
 
 SHOWN = 5
-"""How many prompts that differ are named."""
+"""How many prompts that differ are named, and how many reasons why others were not judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,7 @@ class Counted:
         """Return the numbers as a JSON value."""
         found: dict[str, Any] = {
             "buckets": [self._bucket(each) for each in self.buckets],
+            "calibration": MEASURED if self.is_paired else UNCALIBRATED,
             "confidence": self.confidence,
             "differing": [each.id for each in self.differing[:SHOWN]],
             "first_difference": self.places(),
@@ -168,7 +170,8 @@ class Counted:
             "worst_bucket": self.worst.label if self.worst and self.differing else None,
         }
         if self.unjudged:
-            found["unjudged_because"] = dict(Counter(each.lack for each in self.unjudged))
+            reasons = Counter(each.lack for each in self.unjudged)
+            found["unjudged_because"] = dict(reasons.most_common(SHOWN))
         if self.discordance is not None:
             found["control"] = {
                 "chance": self.discordance.chance,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_falsify.checks.claim import Claim
 
 
-class Rate:
+class RateCheck:
     """Refuted when more prompts than the limit allows surely differ, or more than the control's."""
 
     kind: ClassVar[str] = "rate"

@@ -21,7 +21,7 @@ BUILT_IN = {
     "kv": "pytest_falsify.checks.kv:Kv",
     "localize": "pytest_falsify.checks.localize:Localize",
     "parity": "pytest_falsify.checks.parity:Parity",
-    "rate": "pytest_falsify.checks.rate:Rate",
+    "rate": "pytest_falsify.checks.rate:RateCheck",
     "routing": "pytest_falsify.checks.routing:RoutingCheck",
     "tokens": "pytest_falsify.checks.tokens:Tokens",
     "topk": "pytest_falsify.checks.choices:TopK",

@@ -61,6 +61,7 @@ def test_the_whole_interval_has_to_be_on_one_side(differing, total, outcome):
     verdict = judged(prompts(*[OTHER] * differing, *[SAME] * (total - differing)))
     assert verdict.outcome is outcome
     assert verdict.observed["rate"]["differing"] == differing
+    assert verdict.observed["calibration"] == "uncalibrated"
     assert f"{differing} of {total} (" in told(verdict)
 
 
@@ -88,6 +89,8 @@ def test_prompts_that_could_not_be_judged_count_where_they_could_turn_it():
         "40 of 430 prompts could not be judged, which could turn it; the first is p391: no logits"
     )
     assert verdict.observed["unjudged_because"] == {"no logits": 40}
+    each_its_own = [Mark(differs=None, why=f"error {place}") for place in range(40)]
+    assert len(judged(prompts(*each_its_own)).observed["unjudged_because"]) == 5
     assert judged(prompts(*[OTHER] * 40, *[SAME] * 40, LOST)).outcome is REFUTED
 
 
@@ -130,6 +133,7 @@ def test_a_control_is_what_refutes(alone, control_alone, both, outcome):
     assert verdict.outcome is outcome
     assert verdict.observed["control"]["subject_differs_alone"] == alone
     assert verdict.observed["control"]["differs_alone"] == control_alone
+    assert verdict.observed["calibration"] == "measured"
 
 
 def test_a_control_that_could_not_be_judged_leaves_its_prompt_out():
