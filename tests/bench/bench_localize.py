@@ -1,7 +1,7 @@
 """Which operation is blamed for a planted fault: ours, and the two habits of the field.
 
     OMP_NUM_THREADS=1 python tests/bench/bench_localize.py [--cases 660] [--honest 200] [--seed 7]
-        [--faults "scale,offset"]
+        [--faults "scale,offset"] [--families "phi3,gpt2"]
 
 The subject is a decoder in plain torch (localize_subject.py); a fault is another operation in the
 place of one of its own (localize_faults.py), so it spreads through the run. Models are tiny: one
@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import localize_more  # noqa: F401 - makes its families known
 import numpy as np
 import torch
-from localize_faults import FAULTS, Choice
+from localize_faults import FAULTS, LINEAR, Absent, Choice
 from localize_models import FAMILIES, declared, load
-from localize_subject import PlainEngine
+from localize_subject import Here, PlainEngine
 
 from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.plan import Plan
@@ -155,7 +156,10 @@ def faulty(family: str, noise: str, fault: Fault, seed: int) -> Case | None:
     effects = dict(engine.effects)
     chain = build(here.evaluator, subject)
     floors = {each.site: each.own.floor for each in chain.links}
-    visibility = min(effect / floors[site] for site, effect in effects.items())
+    visibility = min(
+        effect / floors[site] if floors[site] else float(effect > 0) * np.inf
+        for site, effect in effects.items()
+    )
     found = [name_fault(here.evaluator, subject, each.site) for each in chain.guilty]
     first, drop = habits(subject, oracle_capture(family, inputs))
     zoomed = zoomed_into(here.evaluator, engine, inputs)
@@ -187,9 +191,23 @@ def operations_of(
         stages=engine.stages,
         operations=engine.operations,
         random=random,
+        products=tuple(each for each in LINEAR if is_product(each, engine)),
     )
     where = None if fault.outside else layer
-    return {(where, stage): each for stage, each in (fault.make(choice) or {}).items()}
+    try:
+        made = fault.make(choice) or {}
+    except Absent:
+        return {}
+    return {(where, stage): each for stage, each in made.items()}
+
+
+def is_product(stage: str, engine: PlainEngine) -> bool:
+    """Tell whether a stage is its input times one matrix, and nothing else."""
+    first = Here(engine=engine, layer=0, values={}, tokens=())
+    try:
+        return stage in engine.stages and first.bias(LINEAR[stage][0]) is None
+    except AttributeError:  # experts have no matrix of that name
+        return False
 
 
 def zoomed_into(evaluator: Evaluator, engine: PlainEngine, inputs: TokenInputs) -> Zoomed:
@@ -221,10 +239,12 @@ def honest(family: str, noise: str, seed: int) -> tuple[str, Chain, Chain]:
     return f"{family} {here.regime}", build(here.evaluator, subject), zoomed.chain
 
 
-def plans(count: int, seed: int, names: str = "") -> list[tuple[str, str, Fault, int]]:
+def plans(
+    count: int, seed: int, names: str = "", families: tuple[str, ...] = FAMILIES
+) -> list[tuple[str, str, Fault, int]]:
     """Return cases: every fault in every family and noise in turn, until there are enough."""
     chosen = [each for each in FAULTS if not names or each.name in names.split(",")]
-    grid = [(fault, family, noise) for fault in chosen for noise in NOISES for family in FAMILIES]
+    grid = [(fault, family, noise) for fault in chosen for noise in NOISES for family in families]
     order = np.random.default_rng(seed).permutation(len(grid))
     turns = [grid[order[each % len(grid)]] for each in range(count)]
     return [
@@ -274,7 +294,7 @@ def tell(cases: list[Case]) -> None:
         "by family (c): "
         + "; ".join(
             f"{family} {share(sum(each.guilty == each.truth for each in part), len(part)).strip()}"
-            for family in FAMILIES
+            for family in dict.fromkeys(each.family for each in cases)
             if (part := [each for each in seen if each.family == family])
         )
     )
@@ -328,17 +348,19 @@ def main() -> None:
     parser.add_argument("--honest", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--faults", default="", help="kinds with commas between; all by default")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="with commas between")
     options = parser.parse_args()
+    families = tuple(options.families.split(","))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     begun = time.process_time()
-    made = (faulty(*each) for each in plans(options.cases, options.seed, options.faults))
+    made = (faulty(*each) for each in plans(options.cases, options.seed, options.faults, families))
     cases = [each for each in made if each is not None]
     if cases:
         tell(cases)
     accused, undecided, sites = [], 0, 0
     for number in range(options.honest):
-        family, noise = FAMILIES[number % len(FAMILIES)], NOISES[number % len(NOISES)]
+        family, noise = families[number % len(families)], NOISES[number % len(NOISES)]
         name, chain, zoomed = honest(family, noise, options.seed * 2_000_003 + number)
         sites += len(chain.links)
         undecided += bool(chain.undecided)

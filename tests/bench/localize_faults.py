@@ -17,6 +17,7 @@ from localize_subject import (
     angles,
     base_of,
     family_of,
+    key_heads,
     keys,
     masked_softmax,
     mixed,
@@ -51,6 +52,10 @@ LINEAR = {
 MASKED = "attn_softmax"
 
 
+class Absent(LookupError):
+    """The fault cannot be in this family."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Where and in what a fault is made.
@@ -61,6 +66,7 @@ class Choice:
         stages: of the subject.
         operations: the right ones.
         random: decides what the fault leaves open.
+        products: of the stages of ``LINEAR`` those that a matrix product alone makes.
     """
 
     config: Any
@@ -68,10 +74,22 @@ class Choice:
     stages: tuple[str, ...]
     operations: Mapping[str, Operation]
     random: np.random.Generator
+    products: tuple[str, ...] = ()
 
     def one_of(self, *names: str) -> str:
-        """Return one of some stages that the subject has."""
-        return str(self.random.choice([each for each in names if each in self.stages]))
+        """Return one of some stages that the subject has.
+
+        Raises:
+            Absent: when it has none of them.
+        """
+        found = [each for each in names if each in self.stages]
+        if not found:
+            raise Absent
+        return str(self.random.choice(found))
+
+    def linear(self, *others: str) -> str:
+        """Return one of the stages that a matrix product alone makes, or of some others."""
+        return self.one_of(*self.products, *others)
 
     def size(self, smallest: float, largest: float) -> float:
         """Return a size drawn from 10^smallest to 10^largest, as many in each decade."""
@@ -101,6 +119,8 @@ class Fault:
 
 def _of_heads(choice: Choice, turned: Callable[[Here, Tensor], Tensor]) -> Operations:
     """Return the faulty rotation of queries, of keys, or of both."""
+    if getattr(choice.config, "rope_parameters", None) is None:
+        raise Absent
     both: Operations = {
         "q_post_rope": lambda here: turned(here, queries(here)),
         "k_post_rope": lambda here: turned(here, keys(here)),
@@ -160,7 +180,7 @@ def _head_order(choice: Choice) -> Operations:
 
 def _grouped_heads(choice: Choice) -> Operations:
     """Lay the heads out group by group where they belong to key heads in turn."""
-    keys_of = choice.config.num_key_value_heads
+    keys_of = key_heads(choice.config)
 
     def turned(value: Tensor) -> Tensor:
         return value.unflatten(1, (keys_of, -1)).transpose(1, 2).flatten(1, 2)
@@ -195,7 +215,7 @@ def _qkv_order(choice: Choice) -> Operations:
 
 
 def _transposed_weight(choice: Choice) -> Operations:
-    stage = choice.one_of(*LINEAR)
+    stage = choice.linear()
     name, given = LINEAR[stage]
 
     def computed(here: Here) -> Tensor:
@@ -285,6 +305,8 @@ def _offset(choice: Choice) -> Operations:
 
 
 def _norm_of(choice: Choice) -> tuple[str, str, str]:
+    if not hasattr(choice.config, "rms_norm_eps"):
+        raise Absent
     stage = choice.one_of("attn_norm", "ffn_norm")
     if stage == "attn_norm":
         return stage, "input_layernorm", "layer_input"
@@ -398,6 +420,7 @@ def _wrong_layer(choice: Choice) -> Operations:
 
 
 def _activation(choice: Choice) -> Operations:
+    choice.one_of("ffn_gate")
     name = choice.random.choice(["gelu", "silu", "relu", "quick"])
     is_gelu = "gelu" in str(getattr(choice.config, "hidden_activation", ""))
     known: dict[str, Callable[[Tensor], Tensor]] = {
@@ -412,7 +435,7 @@ def _activation(choice: Choice) -> Operations:
 
 def _rounded_weights(choice: Choice) -> Operations:
     scheme = str(choice.random.choice(["bfloat16", "float16", "int8 rows", "int4 groups"]))
-    stage = choice.one_of(*LINEAR, "qkv_matmul")
+    stage = choice.linear("qkv_matmul")
 
     def computed(here: Here) -> Tensor:
         if stage == "qkv_matmul":
@@ -443,7 +466,9 @@ def _kv_index(choice: Choice) -> Operations:
     }
 
 
-def _exchanged(_choice: Choice) -> Operations:
+def _exchanged(choice: Choice) -> Operations:
+    choice.one_of("ffn_gate")
+
     def of(stage: str) -> Operation:
         name, given = LINEAR[stage]
         return lambda here: multiply(here, here.values[given], here.weight(name))
@@ -453,7 +478,7 @@ def _exchanged(_choice: Choice) -> Operations:
 
 def _dead_channels(choice: Choice) -> Operations:
     """Lose the last tile of a matrix product."""
-    stage = choice.one_of(*LINEAR)
+    stage = choice.linear()
 
     def cut(value: Tensor) -> Tensor:
         found = value.clone()
@@ -477,7 +502,7 @@ def _bad_token(choice: Choice) -> Operations:
 
 def _noisy(choice: Choice) -> Operations:
     """Lose digits, as a product does that is added up in too narrow a dtype."""
-    stage = choice.one_of(*LINEAR, "attention", "qkv_matmul")
+    stage = choice.linear("attention", "qkv_matmul")
     size, seed = choice.size(-7, -1), int(choice.random.integers(1 << 30))
 
     def disturbed(value: Tensor) -> Tensor:
@@ -519,6 +544,43 @@ def _not_normalised(_choice: Choice) -> Operations:
         return weights.to(here.values["attn_scores"].dtype)
 
     return {MASKED: computed}
+
+
+def _router_weights(choice: Choice) -> Operations:
+    """Leave out that the weights of the chosen experts are to sum to one."""
+    choice.one_of("moe_router")
+
+    def computed(here: Here) -> Tensor:
+        found = here.values["moe_router_logits"].float().softmax(-1)
+        right = choice.operations["moe_router"](here)
+        return found.topk(right.shape[-1], -1).values.to(right.dtype)
+
+    return {"moe_router": computed}
+
+
+def _expert_ids(choice: Choice) -> Operations:
+    """Count experts from one."""
+    choice.one_of("moe_router_indices")
+    right = choice.operations["moe_router_indices"]
+    return {
+        "moe_router_indices": lambda here: (
+            (right(here) + 1) % here.values["moe_router_logits"].shape[-1]
+        )
+    }
+
+
+def _expert_lost(choice: Choice) -> Operations:
+    """Ask one expert too few."""
+    choice.one_of("moe_ffn_out")
+    right = choice.operations["moe_ffn_out"]
+
+    def computed(here: Here) -> Tensor:
+        weights = here.values["moe_router"].clone()
+        weights[:, -1] = 0
+        values = {**here.values, "moe_router": weights}
+        return right(Here(engine=here.engine, layer=here.layer, values=values, tokens=here.tokens))
+
+    return {"moe_ffn_out": computed}
 
 
 def _final_norm(_choice: Choice) -> Operations:
@@ -563,6 +625,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="weights rounded", make=_rounded_weights, names=("rounded weights",)),
     Fault(name="kv index", make=_kv_index, names=("kv index",)),
     Fault(name="gate and up", make=_exchanged, names=("gate and up",)),
+    Fault(name="router weights", make=_router_weights, names=("router weights",)),
+    Fault(name="expert ids", make=_expert_ids, names=("expert ids",)),
+    Fault(name="expert lost", make=_expert_lost, names=("experts",)),
     Fault(name="result rounded", make=_rounded_result, names=("rounded result",)),
     Fault(name="dead channels", make=_dead_channels),
     Fault(name="one bad token", make=_bad_token),

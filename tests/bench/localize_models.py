@@ -42,6 +42,19 @@ MADE: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
 }
+EXPERTS: Mapping[str, Any] = {"num_experts_per_tok": 2, "head_dim": 16}
+MORE: Mapping[str, Mapping[str, Any]] = {
+    "phi3": {"pad_token_id": 0},
+    "gpt2": {"n_inner": 160, "bos_token_id": 0, "eos_token_id": 0, "num_key_value_heads": None},
+    "qwen3_moe": {
+        **EXPERTS,
+        "num_experts": 6,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
+    "mixtral": {**EXPERTS, "num_local_experts": 6},
+}
+"""Families whose projections are fused, whose norms keep a mean, or who have experts."""
 FAMILIES = ("qwen2", *MADE)
 SEED = 11
 
@@ -53,7 +66,7 @@ def load(family: str) -> Any:
             TRAINED, dtype=torch.float32, attn_implementation="eager"
         )
         return found.eval()
-    config = transformers.AutoConfig.for_model(family, **{**SHAPE, **MADE[family]})
+    config = transformers.AutoConfig.for_model(family, **{**SHAPE, **{**MADE, **MORE}[family]})
     torch.manual_seed(SEED)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     _trained_like(model)
@@ -66,9 +79,11 @@ def _trained_like(model: Any) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
+            if any(each in name for each in ("norm.weight", ".ln_")):
                 parameter.add_(0.3 * drawn)
-            elif "embed_tokens" in name or name.endswith("bias"):
+            elif any(each in name for each in ("embed_tokens", "wte", "wpe")) or name.endswith(
+                "bias"
+            ):
                 parameter.copy_(0.3 * drawn)
             else:
                 parameter.copy_(drawn * 1.5 / parameter.shape[-1] ** 0.5)

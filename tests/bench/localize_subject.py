@@ -42,14 +42,23 @@ class Here:
         return self.engine.model.config
 
     def module(self, name: str) -> Any:
-        prefix = "model." if self.layer is None else f"model.layers.{self.layer}."
+        family = family_of(self)
+        prefix = family.body if self.layer is None else family.layers.format(i=self.layer)
+        name = family.names.get(name, name)
         return self.engine.model.get_submodule(name if name == "lm_head" else prefix + name)
 
     def weight(self, name: str) -> Tensor:
-        return self.module(name).weight
+        module = self.module(name)
+        is_turned = type(module).__name__ == "Conv1D"
+        return self._part(name, module.weight.T if is_turned else module.weight)
 
     def bias(self, name: str) -> Tensor | None:
-        return self.module(name).bias
+        bias = self.module(name).bias
+        return None if bias is None else self._part(name, bias)
+
+    def _part(self, name: str, whole: Tensor) -> Tensor:
+        part = family_of(self).parts.get(name)
+        return whole if part is None else part(self, whole)
 
     def does(self, style: int) -> bool:
         return bool(self.engine.style >> style & 1)
@@ -104,8 +113,12 @@ def normed(
 
 
 def split(here: Here, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    keys = here.config.num_key_value_heads * here.head_dim
+    keys = key_heads(here.config) * here.head_dim
     return packed.split([packed.shape[-1] - 2 * keys, keys, keys], dim=-1)
+
+
+def key_heads(config: Any) -> int:
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
 def heads(here: Here, packed: Tensor) -> Tensor:
@@ -268,7 +281,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def gelu(here: Here, given: Tensor) -> Tensor:
+def gelu_of(here: Here, given: Tensor) -> Tensor:
     wide = given.float() if here.does(WIDE_SILU) and given.dtype != torch.float64 else given
     inner = 0.7978845608028654 * (wide + 0.044715 * wide**3)
     return (0.5 * wide * (1 + torch.tanh(inner))).to(given.dtype)
@@ -281,10 +294,18 @@ class Family:
     Attributes:
         plus: what norms add to their weights.
         operations: in the place of the usual ones, in causal order.
+        body: what the names of modules begin with, outside the layers.
+        layers: the same inside a layer.
+        names: of modules, where they are not the usual ones.
+        parts: by usual name, which rows of a module's weight and bias are meant.
     """
 
     plus: float = 0.0
     operations: Mapping[str, Operation] = field(default_factory=lambda: OPERATIONS)
+    body: str = "model."
+    layers: str = "model.layers.{i}."
+    names: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, Callable[[Here, Tensor], Tensor]] = field(default_factory=dict)
 
 
 GEMMA3 = {
@@ -293,7 +314,7 @@ GEMMA3 = {
     "attn_post_norm": norm("post_attention_layernorm", "attn_out"),
     "post_attn_residual": add("layer_input", "attn_post_norm"),
     "ffn_norm": norm("pre_feedforward_layernorm", "post_attn_residual"),
-    "ffn_silu": lambda here: gelu(here, here.values["ffn_gate"]),
+    "ffn_silu": lambda here: gelu_of(here, here.values["ffn_gate"]),
     "ffn_post_norm": norm("post_feedforward_layernorm", "ffn_out"),
     "post_ffn_residual": add("post_attn_residual", "ffn_post_norm"),
 }
@@ -331,7 +352,8 @@ class PlainEngine:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        lacks_bias = self.model.get_submodule("model.layers.0.self_attn.q_proj").bias is None
+        first = Here(engine=self, layer=0, values={}, tokens=())
+        lacks_bias = first.bias("self_attn.q_proj") is None
         return tuple(each for each in self.operations if not (lacks_bias and each == "qkv_bias"))
 
     def identity(self) -> Identity:
