@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 from pytest_falsify.localize.trial import Hypothesis
+from pytest_falsify.stages.context import Context
 from pytest_falsify.stages.operations import split_projections
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
@@ -85,6 +87,16 @@ def _token_shifts(trial: Trial) -> Variants:
     for offset in (1, -1):
         yield f"{offset:+d}", _rolled(offset, axis)
     yield "+1, the first one twice", lambda other: _first_twice(other.expected, axis)
+    if trial.site.stage == "embedding":
+        yield "fed +1, the first one twice", _fed_late
+
+
+def _fed_late(trial: Trial) -> torch.Tensor:
+    """Embed each token in the next one's place; what depends on the position stays there."""
+    steps = list(trial.context.steps)
+    first, *others = steps[trial.site.step]
+    steps[trial.site.step] = (first, first, *others[:-1]) if others else (first,)
+    return replace(trial, context=Context(steps=tuple(steps))).evaluate()
 
 
 def _rolled(offset: int, axis: int) -> Callable[[Trial], torch.Tensor]:

@@ -28,10 +28,29 @@ MOST_LAYERS = 8
 
 def _weight(change: Callable[[torch.Tensor], torch.Tensor]) -> Compute:
     def computed(trial: Trial) -> torch.Tensor:
-        with with_weights(trial.modules, change):
+        with with_weights(trial.modules, _in_its_rows(trial, change)):
             return trial.evaluate()
 
     return computed
+
+
+def _in_its_rows(
+    trial: Trial, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a change of the rows that make the stage, where a weight makes more than one."""
+    tap = trial.graph.family.tap(trial.site)
+    if tap is None or tap.part is None:
+        return change
+    place, count = tap.part
+
+    def changed(weight: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        parts = list(weight.chunk(count))
+        parts[place] = change(parts[place])
+        return torch.cat(parts)
+
+    return changed
 
 
 def _layers(trial: Trial) -> Variants:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from localize_support import Lab, make_model, plant, site
+from localize_support import INPUTS, Lab, make_model, plant, site
 
 from pytest_falsify.captures.plan import CACHES
 from pytest_falsify.localize.chain import build
@@ -209,3 +209,29 @@ def test_a_layer_norm_that_keeps_the_mean_is_named(learned):
     tensors = {**subject.tensors, where: replace(subject.tensors[where], array=faulty)}
     named = name_fault(learned.evaluator(), replace(subject, tensors=tensors), where)
     assert (named.fault, named.detail) == ("norm kind", "mean not subtracted")
+
+
+def test_tokens_fed_late_to_learned_positions_are_named(learned):
+    where = site("0/-/embedding")
+    subject = learned.capture(dtype="float32", attention="eager")
+    body = learned.session(dtype="float32", attention="eager").model.transformer
+    tokens = INPUTS.tokens
+    late = torch.tensor([tokens[0], *tokens[:-1]])
+    with torch.no_grad():
+        array = (body.wte(late) + body.wpe(torch.arange(len(tokens)))).numpy()
+    tensors = {**subject.tensors, where: replace(subject.tensors[where], array=array)}
+    named = name_fault(learned.evaluator(), replace(subject, tensors=tensors), where)
+    assert (named.fault, named.detail) == ("token shift", "fed +1, the first one twice")
+
+
+def test_a_transposed_part_of_a_fused_weight_is_named(tmp_path):
+    make_model(tmp_path, "phi3", pad_token_id=0, bos_token_id=0, eos_token_id=0)
+    fused = Lab(folder=tmp_path)
+    subject, where = fused.capture(dtype="float32", attention="eager"), site("0/1/ffn_up")
+    mlp = fused.session(dtype="float32", attention="eager").model.model.layers[1].mlp
+    weight = mlp.gate_up_proj.weight.detach().chunk(2)[1].numpy()
+    given = subject.tensors[site("0/1/ffn_norm")].array
+    array = given @ weight.T.copy().reshape(weight.shape).T
+    tensors = {**subject.tensors, where: replace(subject.tensors[where], array=array)}
+    named = name_fault(fused.evaluator(), replace(subject, tensors=tensors), where)
+    assert named.fault == "transposed weight"
