@@ -74,7 +74,7 @@ def test_honest_code_holds_and_a_planted_fault_is_found_alone_and_with_workers(p
     for ran in (alone, shared):
         ran.result.stdout.fnmatch_lines(
             [
-                "*refuted: * of 26 (*) prompts differ, beyond 0.15; *",
+                "*refuted: * of 26 (*) prompts differ, beyond 0.15*",
                 "  tokens * prompts  differ   rate  interval *",
                 "  all * 26 *",
                 "  first difference: token 1 in *",
