@@ -28,9 +28,6 @@ LOOPBACK = "127.0.0.1"
 SECONDS = 60.0
 _SMALLEST = 1 << 20
 _ALIGNMENT = 64
-WRITERS = 2
-"""How many threads copy. A C library takes blocks of megabytes through the CPU's caches, at half of
-the speed at which it streams one larger than these; two threads reach that speed again."""
 _serials = count()
 _MEMORY = Path("/dev/shm")  # noqa: S108 - Linux keeps what lies there in memory
 Ticket = tuple[Any, ...]
@@ -63,12 +60,14 @@ class MemorySender:
     """Writes to a file in memory that both processes map; it stays warm from run to run.
 
     Args:
-        writers: how many threads copy.
+        is_helped: whether a second thread copies too. A C library takes blocks of megabytes through
+            the CPU's caches, at half of the speed at which it streams one larger than these; two
+            threads reach that speed again.
     """
 
-    def __init__(self, writers: int = WRITERS) -> None:
+    def __init__(self, *, is_helped: bool = True) -> None:
         self._files: list[_Shared] = []
-        self._writers = writers
+        self._helper = ThreadPoolExecutor(1) if is_helped else None
 
     def restart(self) -> None:
         """Begin again at the start of the largest file; the others go."""
@@ -85,7 +84,7 @@ class MemorySender:
             largest = self._files[-1].size if self._files else _SMALLEST
             self._files.append(_Shared(max(2 * largest, size)))
         file = self._files[-1]
-        begin = file.write(pieces, self._writers)
+        begin = file.write(pieces, self._helper)
         announce((str(file.path), file.serial, begin, size))
 
     def close(self) -> None:
@@ -93,6 +92,8 @@ class MemorySender:
         for each in self._files:
             each.close()
         self._files.clear()
+        if self._helper:
+            self._helper.shutdown(wait=False)
 
 
 class _Shared:
@@ -112,8 +113,11 @@ class _Shared:
     def room(self) -> int:
         return self.size - self.used
 
-    def write(self, pieces: Sequence[memoryview], writers: int) -> int:
-        """Write pieces one after the other and return where they begin."""
+    def write(self, pieces: Sequence[memoryview], helper: ThreadPoolExecutor | None) -> int:
+        """Write pieces one after the other and return where they begin.
+
+        A helper that finds no processor is not waited for: what it has not begun is done here.
+        """
         begin = self.used
         places = list(accumulate((each.nbytes for each in pieces), initial=begin))
         memory = np.frombuffer(self._mapped, np.uint8)
@@ -123,11 +127,10 @@ class _Shared:
             for at, piece in left:
                 memory[at : at + piece.nbytes] = piece
 
-        with ThreadPoolExecutor(writers) as pool:
-            helpers = [pool.submit(copy) for _ in range(writers - 1)]
-            copy()
-        for each in helpers:
-            each.result()
+        helping = helper.submit(copy) if helper else None
+        copy()
+        if helping and not helping.cancel():
+            helping.result()
         self.used = min(self.size, places[-1] + -places[-1] % _ALIGNMENT)
         return begin
 

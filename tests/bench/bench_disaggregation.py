@@ -142,7 +142,9 @@ def speed():
     whole, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
     block = "memcpy of one block"
     with ExitStack() as stack:
-        sender, alone = (stack.enter_context(closing(MemorySender(*each))) for each in ((), (1,)))
+        sender, alone = (
+            stack.enter_context(closing(MemorySender(is_helped=each))) for each in (True, False)
+        )
         file = stack.enter_context(tempfile.TemporaryFile(dir=SHARED))
         ways = {
             block: lambda: np.copyto(target, whole),
