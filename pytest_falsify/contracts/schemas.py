@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from copy import deepcopy
 from functools import cache, cached_property, lru_cache
 from importlib import resources
@@ -30,10 +31,13 @@ class Shape:
 
     Args:
         schema: JSON Schema, draft 2020-12.
+        is_typed: it has a type wherever it has a bound. To the fast validator a number that is not
+            finite has no type, and keeps any bound; without this each value is searched for one.
     """
 
-    def __init__(self, schema: JsonSchema) -> None:
+    def __init__(self, schema: JsonSchema, *, is_typed: bool = False) -> None:
         self.schema = dict(schema)
+        self._is_typed = is_typed
 
     @cached_property
     def _validator(self) -> jsonschema_rs.Draft202012Validator:
@@ -41,7 +45,7 @@ class Shape:
 
     def _fits(self, value: Any) -> bool:
         try:
-            return self._validator.is_valid(value)
+            return self._validator.is_valid(value) and (self._is_typed or _is_finite(value))
         except ValueError:  # not a JSON value: the explanation will say which
             return False
 
@@ -66,7 +70,7 @@ class Shapes:
     """Everything that a contract may contain under one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self.contract = Shape(contract_schema())
+        self.contract = Shape(contract_schema(), is_typed=True)
         self.checks = {kind: Shape(_closed(each)) for kind, each in vocabulary.checks.items()}
         self.engines = {
             name: Shape(_closed({"properties": dict(options)}))
@@ -95,6 +99,14 @@ def full_schema(vocabulary: Vocabulary) -> Mapping[str, Any]:
         part["properties"][key]["enum"] = sorted(found)
         part["allOf"] = [_when(key, word, shape.schema) for word, shape in sorted(found.items())]
     return schema
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list) or all(map(_is_finite, value))
 
 
 def _when(key: str, word: str, schema: JsonSchema) -> dict[str, Any]:
