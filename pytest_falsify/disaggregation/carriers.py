@@ -10,9 +10,8 @@ import mmap
 import os
 import socket
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,17 +56,10 @@ class Receiver(Protocol):
 
 
 class MemorySender:
-    """Writes to a file in memory that both processes map; it stays warm from run to run.
+    """Writes to a file in memory that both processes map; it stays warm from run to run."""
 
-    Args:
-        is_helped: whether a second thread copies too. A C library takes blocks of megabytes through
-            the CPU's caches, at half of the speed at which it streams one larger than these; two
-            threads reach that speed again.
-    """
-
-    def __init__(self, *, is_helped: bool = True) -> None:
+    def __init__(self) -> None:
         self._files: list[_Shared] = []
-        self._helper = ThreadPoolExecutor(1) if is_helped else None
 
     def restart(self) -> None:
         """Begin again at the start of the largest file; the others go."""
@@ -84,7 +76,7 @@ class MemorySender:
             largest = self._files[-1].size if self._files else _SMALLEST
             self._files.append(_Shared(max(2 * largest, size)))
         file = self._files[-1]
-        begin = file.write(pieces, self._helper)
+        begin = file.write(pieces)
         announce((str(file.path), file.serial, begin, size))
 
     def close(self) -> None:
@@ -92,8 +84,6 @@ class MemorySender:
         for each in self._files:
             each.close()
         self._files.clear()
-        if self._helper:
-            self._helper.shutdown(wait=False)
 
 
 class _Shared:
@@ -113,25 +103,14 @@ class _Shared:
     def room(self) -> int:
         return self.size - self.used
 
-    def write(self, pieces: Sequence[memoryview], helper: ThreadPoolExecutor | None) -> int:
-        """Write pieces one after the other and return where they begin.
-
-        A helper that finds no processor is not waited for: what it has not begun is done here.
-        """
-        begin = self.used
-        places = list(accumulate((each.nbytes for each in pieces), initial=begin))
+    def write(self, pieces: Sequence[memoryview]) -> int:
+        """Write pieces one after the other and return where they begin."""
+        begin = at = self.used
         memory = np.frombuffer(self._mapped, np.uint8)
-        left = iter(list(zip(places, pieces, strict=False)))
-
-        def copy() -> None:
-            for at, piece in left:
-                memory[at : at + piece.nbytes] = piece
-
-        helping = helper.submit(copy) if helper else None
-        copy()
-        if helping and not helping.cancel():
-            helping.result()
-        self.used = min(self.size, places[-1] + -places[-1] % _ALIGNMENT)
+        for each in pieces:
+            memory[at : at + each.nbytes] = each
+            at += each.nbytes
+        self.used = min(self.size, at + -at % _ALIGNMENT)
         return begin
 
     def close(self) -> None:

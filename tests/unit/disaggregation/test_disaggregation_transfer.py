@@ -201,11 +201,11 @@ def test_where_every_file_has_a_name_it_goes_with_its_sender(monkeypatch):
     assert not Path(ticket[0]).exists()
 
 
-@given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=6), is_helped=st.booleans())
+@given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=6))
 @settings(max_examples=25, deadline=None)
-def test_however_many_threads_write_every_byte_is_in_its_place(sizes, is_helped):
+def test_every_byte_of_every_piece_is_in_its_place(sizes):
     pieces = [bytes([index + 1]) * size for index, size in enumerate(sizes)]
     tickets = []
-    with closing(MemorySender(is_helped=is_helped)) as sender:
+    with closing(MemorySender()) as sender:
         sender.put([memoryview(each) for each in pieces], tickets.append)
         assert bytes(MemoryReceiver().take(tickets[0])) == b"".join(pieces)
