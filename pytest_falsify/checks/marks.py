@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
+from pytest_falsify.checks.served import told
 from pytest_falsify.checks.tokens import NEW_TOKENS, first_difference
 from pytest_falsify.compare.distribution import kl_divergence, log_softmax
+from pytest_falsify.compare.shortlists import kl_bounds
 from pytest_falsify.errors import AlignmentError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.captures.shortlist import Shortlist
     from pytest_falsify.checks.claim import Claim
 
     Array = NDArray[Any]
@@ -122,10 +125,8 @@ class Question:
         if self.kind == TOKENS and subject.continuation:
             *before, last_token = subject.continuation
             yield "wrong last token", replace(subject, continuation=(*before, last_token + 1))
-        elif self.kind == ARGMAX and subject.shortlists:
-            first = subject.shortlists[0][-1]
-            others = replace(first, tokens=tuple(each + 1 for each in first.tokens))
-            yield "other tokens", replace(subject, shortlists=((others,),))
+        elif self.kind != TOKENS and subject.shortlists:
+            yield from _faulty_lists(self.kind, subject, subject.shortlists[0][-1])
 
     def _of_tokens(self, subject: Capture, oracle: Capture) -> Mark:
         wanted = self.new_tokens
@@ -143,6 +144,8 @@ class Question:
         return Mark(differs=False)
 
     def _of_kl(self, subject: Capture, oracle: Capture) -> Mark:
+        if subject.shortlists or oracle.shortlists:
+            return self._of_lists(told(subject, 0, 1)[0], told(oracle, 0, 1)[0])
         theirs, mine = (_next_logits(each) for each in (oracle, subject))
         if theirs is None or mine is None:
             return Mark(differs=None, why="no logits of the whole vocabulary")
@@ -153,6 +156,24 @@ class Question:
             return Mark(differs=None, why="the oracle's logits are not finite")
         divergence = float(kl_divergence(theirs, mine)[0])
         return Mark(differs=not divergence <= self.limit)
+
+    def _of_lists(self, subject: Shortlist, oracle: Shortlist) -> Mark:
+        if not oracle.is_sound:
+            return Mark(differs=None, why="the oracle's log-probabilities are no distribution")
+        bounds = kl_bounds(oracle, subject)
+        if bounds.low <= self.limit < bounds.high:
+            why = f"KL is between {bounds.low:.3g} and {bounds.high:.3g} nats by what servers tell"
+            return Mark(differs=None, why=f"{why}: ask for more (`top`)")
+        return Mark(differs=bounds.low > self.limit)
+
+
+def _faulty_lists(kind: str, subject: Capture, told: Shortlist) -> Iterator[tuple[str, Capture]]:
+    faults = {"other tokens": replace(told, tokens=tuple(each + 1 for each in told.tokens))}
+    if kind == KL:
+        nans = (float("nan"),) * len(told.logprobs)
+        faults = {"NaN": replace(told, logprobs=nans)}
+        faults["reversed"] = replace(told, tokens=told.tokens[::-1])
+    yield from ((name, replace(subject, shortlists=((each,),))) for name, each in faults.items())
 
 
 def has_answer(capture: Capture) -> bool:

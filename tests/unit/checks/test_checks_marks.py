@@ -17,6 +17,7 @@ ARGMAX = Question(kind="argmax")
 TOKENS = Question(kind="tokens", new_tokens=3)
 KL = Question(kind="kl", limit=0.01)
 PEAKED = np.array([[0, 0, 0, 0], [5, 1, 0, -1]], np.float32)
+WHOLE = ((Shortlist.of_logits(PEAKED[-1]),),)
 
 
 def told(*row, dtype=np.float32):
@@ -102,7 +103,10 @@ def test_only_as_many_tokens_as_are_asked_for_count():
         (told(5, 2.5, 0, -1), True),
         (told(5, np.nan, 0, -1), True),
         (replace(told(5, 1), logits=()), None),
-        (served((0, -0.1)), None),
+        (served((0, -0.1)), True),
+        (served((0, np.nan)), True),
+        (served((0, -0.0272), (1, -4.0272)), None),
+        (replace(told(5, 1, 0, -1), shortlists=WHOLE, logits=()), False),
     ],
 )
 def test_a_distribution_beyond_its_limit_is_another_answer(subject, differs):

@@ -17,8 +17,8 @@ from pytest_falsify.ledger.evidence import Outcome
 CONTRACT = """
 targets: {{here: {{model: {model}}}}}
 captures:
-  theirs: {{engine: openai, url: "{theirs}", concurrency: 3}}
-  mine: {{engine: openai, url: "{mine}", concurrency: 3}}
+  theirs: {{engine: openai, url: "{theirs}", concurrency: 3, top: {top}}}
+  mine: {{engine: openai, url: "{mine}", concurrency: 3, top: {top}}}
   known: {{engine: transformers}}
 inputs:
   prompts: {{dataset: prompts.jsonl}}
@@ -41,11 +41,16 @@ def surveyed(tmp_path, qwen2_tiny, aggregated_url):
     text = "".join(f"{json.dumps(each)}\n" for each in lines)
     (tmp_path / "prompts.jsonl").write_text(text)
 
-    def survey(url, *, outcome="tokens", oracle="theirs"):
+    def survey(url, *, outcome="tokens", oracle="theirs", top=20):
         path = tmp_path / "c.yaml"
         path.write_text(
             CONTRACT.format(
-                model=qwen2_tiny, theirs=aggregated_url, mine=url, oracle=oracle, outcome=outcome
+                model=qwen2_tiny,
+                theirs=aggregated_url,
+                mine=url,
+                oracle=oracle,
+                outcome=outcome,
+                top=top,
             )
         )
         contract = load_contract(path, vocabulary=vocabulary())
@@ -86,10 +91,19 @@ def test_a_divergence_that_servers_do_not_tell_is_not_concluded(surveyed, split_
     claim, found = surveyed(split_url, outcome="{kl: {max: 0.1}}")
     verdict = RATE.judge_survey(claim, found)
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert (
-        "none of 10 prompts could be judged; the first is p0: no logits of the whole"
-        in (verdict.reasons[0])
-    )
+    reason = verdict.reasons[0]
+    assert reason.startswith("none of 10 prompts could be judged; the first is p0: KL is between ")
+    assert reason.endswith("and inf nats by what servers tell: ask for more (`top`)")
+
+
+@pytest.mark.parametrize("oracle", ["theirs", "known"])
+def test_a_divergence_is_known_where_servers_tell_of_all_candidates(surveyed, split_url, oracle):
+    if oracle == "known":
+        pytest.importorskip("transformers")
+    claim, found = surveyed(split_url, outcome="{kl: {max: 0.1}}", oracle=oracle, top="all")
+    verdict = RATE.judge_survey(claim, found)
+    assert verdict.outcome is Outcome.HELD, verdict.reasons
+    assert verdict.faults["caught"] == verdict.faults["planted"]
 
 
 def test_requests_go_out_together_and_what_was_asked_again_is_not_forgotten(
