@@ -36,6 +36,7 @@ from pytest_falsify.checks.verdict import (
 from pytest_falsify.compare.comparison import counting
 from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits
 from pytest_falsify.disaggregation.caches import POISON
+from pytest_falsify.disaggregation.legs import Leg
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import ContractError
 from pytest_falsify.stages.vocabulary import STAGES, Site
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
+    from pytest_falsify.compare.limits import Violation
     from pytest_falsify.contracts.model import CaptureSpec
 
 LOGITS = "lm_head"
@@ -60,11 +62,13 @@ class Relation:
         option: the engine option that makes the difference.
         usual: from the claim's parameters, that option the one way; None: as the contract has it.
         other: the same the other way.
+        leg: where the two ways part; None: in prefill or decode, as the first token beyond tells.
         has_decode: whether decode steps follow the prefill.
     """
 
     option: str
     other: Callable[[Claim], Mapping[str, Any]]
+    leg: Leg | None = None
     usual: Callable[[Claim], Mapping[str, Any]] | None = None
     has_decode: bool = True
 
@@ -84,24 +88,29 @@ def _blocks(claim: Claim, order: str) -> dict[str, Any]:
 
 RELATIONS: Mapping[str, Relation] = {
     "chunked": Relation(
-        option="prefill", other=lambda claim: {"chunk": claim.parameter("chunk", 16)}
+        option="prefill",
+        other=lambda claim: {"chunk": claim.parameter("chunk", 16)},
+        leg=Leg.PREFILL,
     ),
     "batch": Relation(option="batch", other=_batch),
     "padding": Relation(
         option="batch",
         usual=lambda claim: _batch(claim, padding="left"),
         other=lambda claim: _batch(claim, padding="right"),
+        leg=Leg.PREFILL,
         has_decode=False,
     ),
     "canaries": Relation(
         option="decode",
         usual=lambda _claim: _static(None),
         other=lambda claim: _static(claim.parameter("poison", 1e4)),
+        leg=Leg.DECODE,
     ),
     "block-order": Relation(
         option="transfer",
         usual=lambda claim: _blocks(claim, "as they are"),
         other=lambda claim: _blocks(claim, "reversed"),
+        leg=Leg.TRANSFER,
     ),
 }
 RESUMED = "resumed"
@@ -159,6 +168,7 @@ class Invariance:
         compare = counting(compare, limits.tolerances)
         judged: list[Judged] = []
         pairs: list[Pair] = []
+        prefilled: dict[str, int] = {}
         for name, runs in by_input(captures).items():
             usual = runs["subject", 0]
             for (_, run), other in runs.items():
@@ -166,6 +176,7 @@ class Invariance:
                     sides = _by_position(other), _by_position(usual, like=other)
                     label = f"{name}, {len(other.inputs.tokens)} tokens prefilled"
                     judged.append(rule.judged(label, compare(*sides)))
+                    prefilled[label] = len(usual.inputs.tokens)
                     pairs.append(
                         Pair(
                             subject=sides[0],
@@ -174,22 +185,43 @@ class Invariance:
                             refutes=rule.refutes,
                         )
                     )
-        return _verdict(claim, captures, tuple(judged), pairs)
+        observed = {"relation": claim.parameter("relation"), "worst": worst(tuple(judged))}
+        refutation = _refutation(tuple(judged), prefilled, captures, observed)
+        return refutation or _passed(tuple(judged), pairs, captures, observed)
 
 
-def _verdict(
-    claim: Claim, captures: Captures, judged: tuple[Judged, ...], pairs: list[Pair]
-) -> Verdict:
-    relation = claim.parameter("relation")
-    observed = {"relation": relation, "worst": worst(judged)}
+def _refutation(
+    judged: tuple[Judged, ...],
+    prefilled: Mapping[str, int],
+    captures: Captures,
+    observed: Mapping[str, Any],
+) -> Verdict | None:
+    """Return the verdict on the first token beyond, with the leg where the two ways part."""
     for one in judged:
         for each in one.violations:
-            reason = f"`{relation}` matters, on {one.label}: {each}"
-            return refuted([reason], captures, observed=observed, judged=judged)
+            leg = _leg(observed["relation"], each, prefilled[one.label]).value
+            reason = f"{leg}: `{observed['relation']}` matters, on {one.label}: {each}"
+            return refuted([reason], captures, observed={**observed, "leg": leg}, judged=judged)
+    return None
+
+
+def _passed(
+    judged: tuple[Judged, ...], pairs: list[Pair], captures: Captures, observed: Mapping[str, Any]
+) -> Verdict:
     if lack := nothing_compared(judged):
         return inconclusive(lack, judged)
-    reason = f"`{relation}` changes nothing beyond its limits in {len(judged)} comparisons"
+    reason = (
+        f"`{observed['relation']}` changes nothing beyond its limits in {len(judged)} comparisons"
+    )
+    observed = {**observed, "leg": "none"}
     return held(reason, captures, observed=observed, faults=plant(pairs), judged=judged)
+
+
+def _leg(relation: str, first: Violation, prefilled: int) -> Leg:
+    if relation == RESUMED:
+        return Leg.DECODE
+    known = RELATIONS[relation].leg
+    return known or (Leg.PREFILL if first.position.get("t", 0) < prefilled else Leg.DECODE)
 
 
 def _otherwise(claim: Claim, name: str) -> tuple[Request, ...]:

@@ -30,6 +30,7 @@ def judge(bench, relation, subject=None, **parameters):
 def test_what_must_not_matter_does_not_and_planted_faults_are_caught(bench, relation):
     verdict = judge(bench, relation, chunk=5, block=4)
     assert verdict.outcome.value == "held"
+    assert verdict.observed["leg"] == "none"
     assert verdict.faults["caught"] == verdict.faults["planted"] > 0
 
 
@@ -52,24 +53,47 @@ def test_decoding_goes_on_where_prefill_ended_around_the_borders_of_windows(fami
 
 
 @pytest.mark.parametrize(
-    ("relation", "subject"),
+    ("relation", "leg", "subject"),
     [
-        ("chunked", {"prefill": {"setup": f"{HERE}:chunk_border"}}),
-        ("resumed", {"decode": {"setup": f"{HERE}:late_positions"}}),
-        ("resumed", {"decode": {"setup": f"{HERE}:blind_to_the_newest"}}),
-        ("block-order", {"transfer": {"through": f"{HERE}:in_the_order_of_arrival"}}),
+        ("chunked", "prefill", {"prefill": {"setup": f"{HERE}:chunk_border"}}),
+        ("resumed", "decode", {"decode": {"setup": f"{HERE}:late_positions"}}),
+        ("resumed", "decode", {"decode": {"setup": f"{HERE}:blind_to_the_newest"}}),
+        ("block-order", "transfer", {"transfer": {"through": f"{HERE}:in_the_order_of_arrival"}}),
     ],
     ids=["chunk border", "late positions", "blind mask", "blocks as they come"],
 )
-def test_a_worker_to_which_it_matters_is_refuted(bench, relation, subject):
+def test_a_worker_to_which_it_matters_is_refuted_and_the_leg_is_named(
+    bench, relation, leg, subject
+):
     verdict = judge(bench, relation, subject, chunk=5, block=7)
     assert verdict.outcome.value == "refuted"
-    assert f"`{relation}` matters" in verdict.reasons[0]
+    assert verdict.reasons[0].startswith(f"{leg}: `{relation}` matters, on ")
+    assert verdict.observed["leg"] == leg
 
 
 def test_a_nan_in_unused_slots_is_found_out(bench):
     verdict = judge(bench, "canaries", poison="nan")
     assert verdict.outcome.value == "refuted"
+    assert verdict.observed["leg"] == "decode"
+
+
+@pytest.mark.parametrize(("place", "leg"), [(0, "prefill"), (-1, "decode")])
+def test_where_in_a_batch_it_begins_to_matter_is_told_by_the_token(bench, place, leg):
+    claim = bench.claim("invariance", {}, subject="oracle", relation="batch", expect=ROUNDING)
+    captures = bench.captures(claim)
+    spoilt = {
+        request: replace(each, logits=_shifted(each.logits, place)) if request.run else each
+        for request, each in captures.items()
+    }
+    verdict = check("invariance").judge(claim, spoilt, compare_captures)
+    assert verdict.outcome.value == "refuted"
+    assert verdict.observed["leg"] == leg
+
+
+def _shifted(logits, place):
+    changed = list(logits)
+    changed[place] = np.roll(changed[place], 1, axis=-1)
+    return tuple(changed)
 
 
 def test_a_relation_that_the_engine_does_not_have_is_refused(bench):
