@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_falsify.canonical import digest
+from pytest_falsify.captures.tensor_file import array_digest
+
 if TYPE_CHECKING:
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.base import Captures
@@ -39,6 +42,18 @@ def differing_step(a: Capture, b: Capture) -> int | None:
         if (x.shape, x.dtype) != (y.shape, y.dtype) or x.tobytes() != y.tobytes():
             return step
     return None
+
+
+def digest_of(capture: Capture) -> str:
+    """Return ``sha256:...`` of every bit that a run answered and showed, with dtypes and shapes."""
+    shown = {str(site): each.array for site, each in capture.tensors.items()}
+    answered = {f"logits {step}": each for step, each in enumerate(capture.logits)}
+    return digest(
+        {
+            name: [array.dtype.name, list(array.shape), array_digest(array)]
+            for name, array in (shown | answered).items()
+        }
+    )
 
 
 def margin(capture: Capture, step: int) -> float:

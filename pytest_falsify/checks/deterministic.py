@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.checks.answers import differing_step, has_nonfinite, unanswered
+from pytest_falsify.checks.answers import differing_step, digest_of, has_nonfinite, unanswered
 from pytest_falsify.checks.base import (
     CAPTURE_NAME,
     OBSERVED,
@@ -82,5 +82,8 @@ class Deterministic:
                     captures,
                     observed={"repeatable": False, "step": step},
                 )
-        repeats = min(map(len, of_input.values()))
-        return replace(verdict, observed={**verdict.observed, "repeats": repeats})
+        repeated_so = {
+            "repeats": min(map(len, of_input.values())),
+            "digests": {name: digest_of(runs["subject", 0]) for name, runs in of_input.items()},
+        }
+        return replace(verdict, observed={**verdict.observed, **repeated_so})

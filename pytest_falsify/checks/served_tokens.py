@@ -263,7 +263,7 @@ def judge_deterministic(_claim: Claim, captures: Captures) -> Verdict:
     return held(
         "every token and every log-probability told is the first answer's",
         captures,
-        observed={"repeatable": True},
+        observed={"repeatable": True, "repeats": min(map(len, runs_of.values()))},
         faults=_nudged(runs_of),
     )
 

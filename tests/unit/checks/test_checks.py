@@ -193,6 +193,22 @@ def test_deterministic_garbage_is_no_confirmation():
     assert judge("deterministic", [nan, nan]).outcome is INCONCLUSIVE
 
 
+def test_deterministic_keeps_the_digest_of_what_was_repeated(site):
+    def digests(capture):
+        return judge("deterministic", [capture] * 3).observed["digests"]
+
+    found = digests(make_capture())
+    assert found.keys() == {"prompt"}
+    assert found == digests(make_capture())
+    others = (
+        make_capture(values=changed(site, (0, 0), 1.5)),
+        make_capture(logits=make_capture().logits[0] + 1),
+        make_capture(logits=make_capture().logits[0].reshape(8, 8)),
+        make_capture(sites=SITES[:2]),
+    )
+    assert all(digests(each) != found for each in others)
+
+
 def test_deterministic_asks_for_fresh_runs():
     requests = check("deterministic").requests(make_claim("deterministic", subject="s", runs=4))
 
