@@ -57,14 +57,8 @@ def judge_argmax(claim: Claim, captures: Captures) -> Verdict:
 
 def _judge_choices(claim: Claim, captures: Captures, k: int) -> Verdict:
     told = list(_all_told(captures))
-    if reason := _missing(captures) or ("" if told else "nothing was compared"):
+    if reason := _missing(captures) or _unfit(told, k):
         return inconclusive(reason)
-    for name, _, lists in told:
-        for role, each in lists.items():
-            if len(each.tokens) < k:
-                return inconclusive(f"the {role} tells {len(each.tokens)} candidates, not {k}")
-            if role != "subject" and not each.is_sound:
-                return inconclusive(f"the {role}'s log-probabilities on {name} are no distribution")
     found = [(name, each) for name, at, lists in told for each in _changes(claim, lists, k, at)]
     choices = [each.choice for _, each in found]
     flips = choices.count(Choice.FLIP)
@@ -86,6 +80,17 @@ def _judge_choices(claim: Claim, captures: Captures, k: int) -> Verdict:
         observed=observed,
         faults=_planted(told, partial(_flips, claim, k), k),
     )
+
+
+def _unfit(told: list[Told], k: int) -> str:
+    """Return why what was told cannot be judged, or nothing."""
+    for name, _, lists in told:
+        for role, each in lists.items():
+            if len(each.tokens) < k:
+                return f"the {role} tells {len(each.tokens)} candidates, not {k}"
+            if role != "subject" and not each.is_sound:
+                return f"the {role}'s log-probabilities on {name} are no distribution"
+    return "" if told else "nothing was compared"
 
 
 def _changes(

@@ -9,7 +9,7 @@ from pytest_falsify.checks.base import by_input
 from pytest_falsify.checks.decode import FREE
 from pytest_falsify.checks.decode import NEW_TOKENS as DECODED
 from pytest_falsify.checks.served import lack, together, told, words
-from pytest_falsify.checks.tokens import NEW_TOKENS, first_difference
+from pytest_falsify.checks.tokens import NEW_TOKENS, first_difference, plant_wrong_tokens
 from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted
 from pytest_falsify.compare.shortlists import Bounds, kl_bounds, sides, told_changes
 from pytest_falsify.compare.tokens import SIGMAS, Choice
@@ -69,7 +69,7 @@ def judge_tokens(claim: Claim, captures: Captures) -> Verdict:
         f"{wanted} tokens of the server are the oracle's",
         captures,
         observed={"agreed": wanted, "smallest_margin": finite(min(margins))},
-        faults=_wrong_tokens(captures),
+        faults=plant_wrong_tokens(captures),
     )
 
 
@@ -127,20 +127,6 @@ def _short(captures: tuple[Capture, ...], wanted: int, name: str) -> str:
             ended = f"after {len(each.continuation)} of {wanted} tokens on {name}"
             return "; ".join([f"an answer ended {ended}", *each.caveats])
     return ""
-
-
-def _wrong_tokens(captures: Captures) -> dict[str, int]:
-    """Plant a wrong token at the beginning, in the middle and at the end of each continuation."""
-    planted = caught = 0
-    for runs in by_input(captures).values():
-        subject, oracle = runs["subject", 0], runs["oracle", 0]
-        last = len(oracle.continuation) - 1
-        for place in sorted({0, last // 2, last}):
-            wrong = list(subject.continuation)
-            wrong[place] += 1
-            planted += 1
-            caught += first_difference(replace(subject, continuation=tuple(wrong)), oracle) == place
-    return {"planted": planted, "caught": caught}
 
 
 def judge_decode(claim: Claim, captures: Captures) -> Verdict:
@@ -222,7 +208,7 @@ def _observed(found: Mapping[str, list[Bounds]], agreed: int) -> dict[str, Any]:
 
 def _planted_steps(claim: Claim, captures: Captures, wanted: int) -> dict[str, int]:
     """Plant candidates that are others' at each step, and wrong tokens."""
-    faults = _wrong_tokens(
+    faults = plant_wrong_tokens(
         {request: each for request, each in captures.items() if request.run != FREE}
     )
     for runs in by_input(captures).values():

@@ -66,7 +66,7 @@ class Tokens:
             f"{wanted} greedy tokens are the oracle's",
             captures,
             observed={"agreed": wanted, "smallest_margin": min(margins)},
-            faults=_plant(captures),
+            faults=plant_wrong_tokens(captures),
         )
 
 
@@ -117,7 +117,7 @@ def _is_tie(claim: Claim, runs: Mapping[tuple[str, int], Capture], index: int) -
     return all(each.choice is Choice.TIE for each in changes)
 
 
-def _plant(captures: Captures) -> dict[str, int]:
+def plant_wrong_tokens(captures: Captures) -> dict[str, int]:
     """Plant one wrong token at the beginning, in the middle and at the end of each continuation."""
     planted = caught = 0
     for runs in by_input(captures).values():

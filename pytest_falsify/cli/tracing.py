@@ -104,12 +104,23 @@ def trace(  # noqa: PLR0917 - click passes them by name
         told = _as_json(found) if style == "json" else "\n".join(_as_text(found, is_full=is_full))
         click.echo(told, nl=style != "json")
         sys.exit(found.standing.value)
+    sys.exit(_trace_recordings(Path(baseline), target, expectations, max_rate, style))
+
+
+def _trace_recordings(
+    baseline: Path,
+    target: Path | None,
+    expectations: Sequence[str],
+    max_rate: float | None,
+    style: str,
+) -> int:
+    """Show what recordings, or the reports of other tools, say; return the status."""
     if target is None:
-        rows, status, reason = _recorded(Path(baseline), max_rate)
-    elif are_batches(Path(baseline), target):
-        rows, (status, reason) = [], compared_batches(Path(baseline), target, max_rate)
+        rows, status, reason = _recorded(baseline, max_rate)
+    elif are_batches(baseline, target):
+        rows, (status, reason) = [], compared_batches(baseline, target, max_rate)
     else:
-        rows, status, reason = _compared(Path(baseline), target, expectations)
+        rows, status, reason = _compared(baseline, target, expectations)
     leg = next((row["leg"] for row in rows if row["is_beyond"]), _WORDS.get(status, "undecided"))
     if style == "json":
         click.echo(canonical_text({"leg": leg, "reason": reason, "stages": rows}), nl=False)
@@ -117,7 +128,7 @@ def trace(  # noqa: PLR0917 - click passes them by name
         from pytest_falsify.report.legs import site_table
 
         click.echo("\n".join([f"leg: {leg} ({reason})", "", *site_table(rows)]))
-    sys.exit(status)
+    return status
 
 
 def _of_contract(name: str) -> Claim:

@@ -26,7 +26,7 @@ def own(what: str) -> Iterator[None]:
         yield
     except FalsifyError:
         raise
-    except Exception as error:
+    except Exception as error:  # what the user's code raises is not known here
         place = traceback.extract_tb(error.__traceback__)[-1]
         msg = f"{what} failed: {type(error).__name__}: {error}"
         remedy = f"mend it at {place.filename}:{place.lineno}"

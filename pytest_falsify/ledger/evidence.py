@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -208,10 +208,6 @@ class Evidence:
         )
         evidence._check_unedited(data)
         return evidence
-
-    def without_retraction(self) -> Evidence:
-        """Return the record as it was observed."""
-        return replace(self, retracted=None) if self.retracted else self
 
     @property
     def fault_counts(self) -> tuple[int, int] | None:
