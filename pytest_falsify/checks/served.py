@@ -84,13 +84,22 @@ def lack(runs: Runs, name: str) -> str:
     """Return what keeps runs on one input from being compared, or nothing."""
     if len({each.inputs.tokens for each in runs.values()}) > 1:
         return f"the two sides were given other tokens on {name}: give the input as `tokens: [...]`"
-    silent = [
-        each for each in runs.values() if each.shortlists is not None and not any(each.shortlists)
-    ]
-    if silent:
-        why = "; ".join(silent[0].caveats) or "its answer was empty"
-        return f"a server told of no token on {name}: {why}"
+    for (role, _), each in runs.items():
+        if each.shortlists is not None and not any(each.shortlists):
+            why = "; ".join(each.caveats) or "its answer was empty"
+            return f"a server told of no token on {name}: {why}"
+        if (step := _untold(each)) is not None:
+            return f"the {role} told no candidates of step {step} on {name}"
     return ""
+
+
+def _untold(capture: Capture) -> int | None:
+    """Return the first step of which a server told no candidates, or None."""
+    if capture.shortlists is None:
+        return None
+    answered = [len(each) for each in capture.shortlists]
+    answered += [0] * (len(capture.continuation) - len(answered))
+    return answered.index(0) if 0 in answered else None
 
 
 def words(shortlist: Shortlist, count: int = 3) -> str:

@@ -141,6 +141,38 @@ def test_a_server_that_tells_no_ids_decides_nothing_and_says_why(kind):
     assert why in verdict.reasons[0]
 
 
+@pytest.mark.parametrize("step", [0, 2, STEPS])
+@pytest.mark.parametrize("silent", ["subject", "oracle", "both"])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("tokens", {"new_tokens": STEPS}),
+        ("deterministic", {}),
+        ("decode", {"new_tokens": STEPS, "expect": {"kl": {"max": 1}}}),
+    ],
+)
+def test_a_step_without_candidates_decides_nothing(kind, more, silent, step):
+    lists = list(served().shortlists)
+    lists[step] = ()
+    gap = served(shortlists=tuple(lists))
+    subject, oracle = (gap, served()) if silent == "subject" else (served(), gap)
+
+    verdict = judge(kind, gap if silent == "both" else subject, oracle, **more)
+
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert f"told no candidates of step {step} on prompt" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "deterministic"])
+def test_tokens_without_lists_decide_nothing(kind):
+    short = served(shortlists=served().shortlists[:2])
+
+    verdict = judge(kind, short, short, new_tokens=STEPS)
+
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reasons == ("the subject told no candidates of step 2 on prompt",)
+
+
 @pytest.mark.parametrize("kind", ["tokens", "argmax", "topk"])
 def test_servers_with_other_tokenizers_are_not_compared(kind):
     other = served(inputs=TokenInputs(name="prompt", tokens=(1, 2, 3)))
