@@ -10,6 +10,7 @@ from pytest_falsify.ledger.journal import read_run, recover_all
 from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.runs import usable
 from pytest_falsify.ledger.store import ledger_path, update
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,8 @@ def _contracts(run: Run, places: Places) -> Iterator[Contract]:
 def _words(run: Run) -> str:
     refuted = sum(1 for _ in usable([run]))
     seen = len(run.observations())
+    kept = number_of(refuted, "refutation of it is", "refutations of it are")
     return (
-        f"the session {run.header.get('id')} was killed after {seen} observations; "
-        f"its {refuted} refutations are in the ledger, the rest has to be run again"
+        f"the session {run.header.get('id')} was killed after {number_of(seen, 'observation')}; "
+        f"{kept} in the ledger, the rest has to be run again"
     )

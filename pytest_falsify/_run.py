@@ -29,6 +29,7 @@ from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.status import Status, judge
 from pytest_falsify.ledger.store import is_canonical, ledger_path, read, update
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,7 +121,8 @@ class Run:
         missing = self.missing
         if not missing:
             return list(self._breaks)
-        return [*self._breaks, f"no report of {len(missing)} falsifiers, first {missing[0]}"]
+        silent = f"no report of {number_of(len(missing), 'falsifier')}, first {missing[0]}"
+        return [*self._breaks, silent]
 
     @property
     def is_incomplete(self) -> bool:

@@ -22,6 +22,7 @@ from pytest_falsify.checks.base import (
 from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED
 from pytest_falsify.checks.verdict import Verdict, held, inconclusive, refuted
 from pytest_falsify.compare.tokens import SIGMAS, Change, Choice, top_changes
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +91,7 @@ class TopK:
             name, worst = flips[0]
             return refuted([_told(name, worst, len(flips))], captures, observed=observed)
         return held(
-            f"the {self._k(claim)} best of {tokens} tokens agree, {ties} within noise",
+            f"the {self._k(claim)} best of {number_of(tokens, 'token')} agree, {ties} within noise",
             captures,
             observed=observed,
             faults=self._plant(claim, captures),
@@ -146,8 +147,9 @@ def _faulty(subject: Capture) -> list[Capture]:
 
 
 def _told(name: str, change: Change, count: int) -> str:
+    flips = number_of(count, "choice flips", "choices flip")
     return (
-        f"{count} choices flip; the first on {name} at token {change.token}: {change.subject} "
+        f"{flips}; the first on {name} at token {change.token}: {change.subject} "
         f"instead of {change.oracle}, which the oracle prefers by {change.margin:.3g} "
         f"(noise explains {change.allowance:.3g})"
     )

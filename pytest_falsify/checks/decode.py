@@ -32,6 +32,7 @@ from pytest_falsify.compare.distribution import kl_divergence
 from pytest_falsify.compare.tokens import SIGMAS, Choice, top_changes
 from pytest_falsify.disaggregation.legs import Leg, named
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,7 +167,7 @@ class _Answers:
         for role, run in roles:
             each = self.runs.get((role, run))
             if each is None or len(each.logits) <= wanted or len(each.continuation) < wanted:
-                return f"fewer than {wanted} tokens of the {role} were decoded"
+                return f"the {role} decoded fewer than {number_of(wanted, 'token')}"
         if not all(len(step) for step in self.oracle.logits):
             return "nothing was compared"
         if not all(np.isfinite(each.astype(np.float64)).all() for each in self.oracle.logits):
@@ -273,7 +274,8 @@ def _concluded(
         reason = f"{differing[name][1][2]}, on {name}: a near-tie that noise explains"
         return Outcome.INCONCLUSIVE, "none", (reason,)
     wanted = next(iter(found.values())).rule.steps
-    return Outcome.HELD, "none", (f"{wanted} tokens are the oracle's, and no leg moves them far",)
+    reason = f"{number_are(wanted, 'token')} the oracle's, and no leg moves them far"
+    return Outcome.HELD, "none", (reason,)
 
 
 def _observed(found: Mapping[str, _Answers], leg: str) -> dict[str, Any]:

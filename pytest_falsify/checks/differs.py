@@ -24,6 +24,7 @@ from pytest_falsify.checks.verdict import (
     nothing_compared,
     refuted,
 )
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +74,7 @@ class Differs:
         if same := next((each for each in sites if _is_near(each, by)), None):
             reason = f"{same.site} differs by {same.total.rel_l2:.3g}, no more than {by:g}"
             return refuted([reason], captures, observed=observed, judged=judged)
-        reason = f"{len(sites)} sites differ by more than {by:g}"
+        reason = f"{number_of(len(sites), 'site differs', 'sites differ')} by more than {by:g}"
         faults = _plant(runs.values(), compare, by)
         return held(reason, captures, observed=observed, faults=faults, judged=judged)
 

@@ -22,6 +22,7 @@ from pytest_falsify.checks.base import (
 from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted
 from pytest_falsify.compare.distribution import js_divergence, kl_divergence, top_k_divergence
 from pytest_falsify.errors import AlignmentError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +94,8 @@ class Distribution:
         broken = list(_broken(found, expect))
         if broken:
             return refuted(broken, captures, observed=observed)
-        reason = f"{_tokens(found)} tokens are within their bounds"
+        tokens = _tokens(found)
+        reason = number_of(tokens, "token is within its bounds", "tokens are within their bounds")
         return held(reason, captures, observed=observed, faults=_plant(both, expect))
 
 

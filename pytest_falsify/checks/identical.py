@@ -25,6 +25,7 @@ from pytest_falsify.checks.verdict import (
     worst,
 )
 from pytest_falsify.compare.limits import Violation, parse_limits, smallest_passing, violations
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +82,8 @@ def bitwise_verdict(
         return inconclusive(reason, judged)
     observed = {fact: not broken, "worst": worst(judged)}
     if broken:
-        count = len({each.site for each in broken})
-        reason = f"{broken[0].site} is the first of {count} sites whose bits are not {whose}"
+        sites = number_of(len({each.site for each in broken}), "site")
+        reason = f"{broken[0].site} is the first of {sites} whose bits are not {whose}"
         return refuted([reason], captures, observed=observed, judged=judged)
     faults = plant(
         Pair(subject=one, oracle=other, compare=compare, refutes=_differs)

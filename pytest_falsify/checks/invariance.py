@@ -24,6 +24,7 @@ from pytest_falsify.checks.base import (
 )
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.rule import Rule
+from pytest_falsify.checks.served import asks_server
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
@@ -37,9 +38,10 @@ from pytest_falsify.compare.comparison import counting
 from pytest_falsify.compare.limits import LIMITS_SCHEMA, parse_limits
 from pytest_falsify.disaggregation.caches import POISON
 from pytest_falsify.disaggregation.legs import Leg
-from pytest_falsify.engines.registry import engine
+from pytest_falsify.engines.registry import engine, engine_names
 from pytest_falsify.errors import ContractError
 from pytest_falsify.stages.vocabulary import STAGES, Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,7 +155,12 @@ class Invariance:
     required: ClassVar[tuple[str, ...]] = ("subject", "relation", "expect")
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
-        """Ask for the subject the one way (run 0) and the other way."""
+        """Ask for the subject the one way (run 0) and the other way.
+
+        Raises:
+            ContractError: when the subject's engine cannot be run the other way.
+        """
+        _must_be_runnable(claim)
         is_resumed = claim.parameter("relation") == RESUMED
         asked = _resumed if is_resumed else _otherwise
         return tuple(each for name in claim.inputs for each in asked(claim, name))
@@ -210,9 +217,8 @@ def _passed(
 ) -> Verdict:
     if lack := nothing_compared(judged):
         return inconclusive(lack, judged)
-    reason = (
-        f"`{observed['relation']}` changes nothing beyond its limits in {len(judged)} comparisons"
-    )
+    comparisons = number_of(len(judged), "comparison")
+    reason = f"`{observed['relation']}` changes nothing beyond its limits in {comparisons}"
     observed = {**observed, "leg": "none"}
     return held(reason, captures, observed=observed, faults=plant(pairs), judged=judged)
 
@@ -224,12 +230,41 @@ def _leg(relation: str, first: Violation, prefilled: int) -> Leg:
     return known or (Leg.PREFILL if first.position.get("t", 0) < prefilled else Leg.DECODE)
 
 
+def _must_be_runnable(claim: Claim) -> None:
+    spec = claim.contract.captures[claim.parameter("subject")]
+    relation = claim.parameter("relation")
+    path, line = claim.contract.path, claim.check.line
+    wanted = f"a subject {_runnable_by(relation)}"
+    if asks_server(spec):
+        msg = (
+            f"relation `{relation}` runs the subject in two ways, and engine {spec.engine} asks a "
+            "server, which runs a prompt its own way and shows no logits"
+        )
+        remedy = "start a server each way, and compare the two by `distribution` (docs/served.md)"
+        raise ContractError(msg, path=path, line=line, expected=wanted, remedy=remedy)
+    possible = [*_relations_of(spec.engine), RESUMED]
+    if relation not in possible:
+        option = RELATIONS[relation].option
+        msg = f"engine {spec.engine} has no `{option}`, which relation `{relation}` changes"
+        remedy = f"or a relation that engine {spec.engine} can be run by: {', '.join(possible)}"
+        raise ContractError(msg, path=path, line=line, expected=wanted, remedy=remedy)
+
+
+def _relations_of(name: str) -> list[str]:
+    """Return the relations whose option an engine has."""
+    return [key for key, each in RELATIONS.items() if each.option in engine(name).options]
+
+
+def _runnable_by(relation: str) -> str:
+    if relation == RESUMED:
+        return "that runs here"
+    names = [each for each in engine_names() if relation in _relations_of(each)]
+    return f"of engine {' or '.join(names)}"
+
+
 def _otherwise(claim: Claim, name: str) -> tuple[Request, ...]:
     relation = RELATIONS[claim.parameter("relation")]
     spec = claim.contract.captures[claim.parameter("subject")]
-    if relation.option not in engine(spec.engine).options:
-        msg = f"engine {spec.engine} has no `{relation.option}`, which this relation changes"
-        raise ContractError(msg, path=claim.contract.path, line=claim.check.line)
     steps = claim.parameter("decode_steps", DECODE_STEPS) if relation.has_decode else 0
     usual = Request(
         role="subject",

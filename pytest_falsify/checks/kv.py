@@ -23,14 +23,14 @@ from pytest_falsify.checks.claim import parse_layers
 from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
 from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, is_measured
-from pytest_falsify.checks.served import is_served
+from pytest_falsify.checks.served import asks_server, is_served
 from pytest_falsify.checks.verdict import (
     Judged,
     Verdict,
+    beyond_floor,
     held,
     inconclusive,
     refuted,
-    sites_are,
     worst,
 )
 from pytest_falsify.compare.comparison import counting
@@ -48,9 +48,9 @@ from pytest_falsify.disaggregation.legs import (
     transferred,
     was_changed,
 )
-from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import TRANSFER
+from pytest_falsify.words import number_are
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -172,9 +172,8 @@ def leg_requests(
 
 def _is_served(claim: Claim) -> bool:
     """Tell whether the subject or the oracle is a server."""
-    names = {claim.parameter("subject"), claim.parameter("oracle")}
-    specs = [each for name, each in claim.contract.captures.items() if name in names]
-    return any(getattr(engine(each.engine), "is_served", False) for each in specs)
+    names = (claim.parameter("subject"), claim.parameter("oracle"))
+    return any(asks_server(claim.contract.captures[each]) for each in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +246,9 @@ class Legs:
         undecided = [why for leg, each in judged.items() if (why := _unsure(leg, each))]
         arrived = transferred(subject)
         if arrived:
-            guilty[Leg.TRANSFER] = f"{sites_are(len(arrived))} beyond; the first is {arrived[0]}"
+            guilty[Leg.TRANSFER] = (
+                f"{number_are(len(arrived), 'site')} beyond; the first is {arrived[0]}"
+            )
         if len(cache_sites(subject, TRANSFER)) < len(cache_sites(oracle, 1)):
             undecided.append("transfer: what arrived was not shown")
         if not is_finite(subject, TRANSFER):
@@ -288,13 +289,14 @@ def _beyond(judged: Judged) -> str:
     if judged.comparison.missing:
         return f"{judged.comparison.missing[0]} is missing"
     if judged.violations:
-        return f"{len(judged.violations)} limits are broken; the first is {judged.violations[0]}"
+        broken = number_are(len(judged.violations), "limit")
+        return f"{broken} broken; the first is {judged.violations[0]}"
     bugs = judged.beyond(Judgement.BUG)
     if bugs:
         place = ", ".join(f"{name}={index}" for name, index in bugs[0].row_position.items())
         at = f" at {place}" if place else ""
         first = f"{bugs[0].site}{at}: {bugs[0].reason}"
-        return f"{sites_are(len(bugs))} beyond their floor; the first is {first}"
+        return f"{beyond_floor(len(bugs))}; the first is {first}"
     return ""
 
 

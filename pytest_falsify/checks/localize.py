@@ -23,7 +23,7 @@ from pytest_falsify.checks.base import (
 )
 from pytest_falsify.checks.parity import NOISE
 from pytest_falsify.checks.planting import Pair, plant
-from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusive
+from pytest_falsify.checks.verdict import Verdict, coverage, finite, inconclusive, missing_sites
 from pytest_falsify.compare.comparison import compare_captures
 from pytest_falsify.compare.noise import Judgement, judge_noise
 from pytest_falsify.errors import CaptureError, ContractError
@@ -37,6 +37,7 @@ from pytest_falsify.localize.grafts import graft
 from pytest_falsify.localize.naming import name_fault
 from pytest_falsify.localize.served import unlike_served
 from pytest_falsify.localize.straddle import straddle
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -308,8 +309,15 @@ def _conclusion(expectation: Expectation, found: list[_Found]) -> tuple[Outcome,
     guilty = [link for one in found for link in one.chain.guilty]
     count = len({link.site for one in found for link in one.chain.links})
     if not expectation.guilty:
-        return Outcome.HELD, (f"{count} operations do what known-good code does on their inputs",)
+        return Outcome.HELD, (_innocent(count),)
     return Outcome.HELD, tuple(dict.fromkeys(f"as expected, {told(each)}" for each in guilty))
+
+
+def _innocent(count: int) -> str:
+    good = "what known-good code does on"
+    return number_of(
+        count, f"operation does {good} its inputs", f"operations do {good} their inputs"
+    )
 
 
 def _lack(found: list[_Found]) -> str | None:
@@ -318,11 +326,12 @@ def _lack(found: list[_Found]) -> str | None:
         return "no operation could be done again"
     missing = [site for one in found for site in one.chain.missing]
     if missing:
-        return f"{len(missing)} planned sites are missing, first {missing[0]}"
+        return missing_sites(missing)
     unsure = [link for one in found for link in one.chain.undecided]
     if unsure:
         first = unsure[0]
-        return f"{len(unsure)} operations are undecided, first {first.site}: {first.own.reason}"
+        undecided = number_are(len(unsure), "operation")
+        return f"{undecided} undecided, first {first.site}: {first.own.reason}"
     return None
 
 

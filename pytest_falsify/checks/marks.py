@@ -13,6 +13,7 @@ from pytest_falsify.checks.tokens import NEW_TOKENS, first_difference
 from pytest_falsify.compare.distribution import kl_divergence, log_softmax
 from pytest_falsify.compare.shortlists import kl_bounds
 from pytest_falsify.errors import AlignmentError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -140,7 +141,8 @@ class Question:
         if places:
             return Mark(differs=True, at=min(places))
         if min(len(subject.continuation), len(oracle.continuation)) < wanted:
-            return Mark(differs=None, why=f"fewer than {wanted} tokens were decoded")
+            why = f"fewer than {number_of(wanted, 'token was', 'tokens were')} decoded"
+            return Mark(differs=None, why=why)
         return Mark(differs=False)
 
     def _of_kl(self, subject: Capture, oracle: Capture) -> Mark:

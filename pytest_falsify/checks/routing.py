@@ -23,7 +23,14 @@ from pytest_falsify.checks.base import (
     pairs,
 )
 from pytest_falsify.checks.choices import NOISE
-from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, refuted
+from pytest_falsify.checks.verdict import (
+    Verdict,
+    finite,
+    held,
+    inconclusive,
+    missing_sites,
+    refuted,
+)
 from pytest_falsify.compare.distribution import kl_divergence
 from pytest_falsify.compare.noise import RATIO, unit_roundoff
 from pytest_falsify.compare.tokens import SIGMAS
@@ -33,6 +40,7 @@ from pytest_falsify.routing.faults import planted
 from pytest_falsify.routing.gate import Gate
 from pytest_falsify.routing.objections import BOUNDS, measures, objections
 from pytest_falsify.stages.vocabulary import Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +98,7 @@ class RoutingCheck:
         """Compare the routing of every input."""
         lacking = [str(each) for one in captures.values() for each in one.missing]
         if lacking or not captures:
-            return inconclusive(f"{len(lacking)} planned sites are missing: {lacking[:1]}")
+            return inconclusive(missing_sites(lacking) if lacking else "nothing was compared")
         trials = {name: _Trial(claim, runs) for name, runs in by_input(captures).items()}
         if not all(each.is_explained for each in trials.values()):
             return inconclusive(UNEXPLAINED)
@@ -108,7 +116,8 @@ class RoutingCheck:
         if unjudged:
             return inconclusive(f"in layers {unjudged} {INHERITS}")
         tokens, ties = (observed[key] for key in ("tokens", "ties"))
-        reason = f"{tokens} tokens go to the oracle's experts, {ties} near-ties within noise"
+        went = number_of(tokens, "token goes", "tokens go")
+        reason = f"{went} to the oracle's experts, {number_of(ties, 'near-tie')} within noise"
         faults = _plant(claim, list(trials.values()))
         return held(reason, captures, observed=observed, faults=faults)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from math import ceil, floor, isfinite, log10
 from typing import TYPE_CHECKING
 
-from pytest_falsify.checks.verdict import Judged, nothing_compared, sites_are
+from pytest_falsify.checks.verdict import Judged, beyond_floor, nothing_compared
 from pytest_falsify.compare.limits import Limits, smallest_passing, violations
 from pytest_falsify.compare.noise import RATIO, ROW_RATIO, Judgement, judge_noise
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,18 +91,19 @@ def conclusion(judged: Sequence[Judged]) -> tuple[Outcome, str]:
     """Return what comparisons come to: one refutation counts more than all else, then a lack."""
     broken = [each for one in judged for each in one.violations]
     if broken:
-        beyond = len({each.site for each in broken})
-        return Outcome.REFUTED, f"{sites_are(beyond)} beyond their limits; the first is {broken[0]}"
+        sites = len({each.site for each in broken})
+        beyond = number_of(sites, "site is beyond its limits", "sites are beyond their limits")
+        return Outcome.REFUTED, f"{beyond}; the first is {broken[0]}"
     bugs = [each for one in judged for each in one.beyond(Judgement.BUG)]
     if bugs:
-        beyond = len({each.site for each in bugs})
-        reason = f"{sites_are(beyond)} beyond their floor; the first is {_told(bugs[0])}"
-        return Outcome.REFUTED, reason
+        sites = len({each.site for each in bugs})
+        return Outcome.REFUTED, f"{beyond_floor(sites)}; the first is {_told(bugs[0])}"
     if lack := nothing_compared(judged):
         return Outcome.INCONCLUSIVE, lack
     unsure = [each for one in judged for each in one.beyond(Judgement.INCONCLUSIVE)]
     if unsure:
-        return Outcome.INCONCLUSIVE, f"{len(unsure)} sites are undecided: {_undecided(unsure)}"
+        undecided = number_are(len(unsure), "site")
+        return Outcome.INCONCLUSIVE, f"{undecided} undecided: {_undecided(unsure)}"
     return Outcome.HELD, _within(judged)
 
 
@@ -120,7 +122,7 @@ def _within(judged: Sequence[Judged]) -> str:
     measured = is_measured(judged)
     within = "no further from the oracle than the control" if measured else "within limits"
     estimated = ", estimated from sketches" if is_estimated(judged) else ""
-    return f"{sites} sites are {within}{estimated}"
+    return f"{number_are(sites, 'site')} {within}{estimated}"
 
 
 def _told(noise: SiteNoise) -> str:
@@ -131,7 +133,8 @@ def _undecided(unsure: Sequence[SiteNoise]) -> str:
     wanted = [each.more_tokens for each in unsure if each.more_tokens is not None]
     if not wanted:
         return _told(unsure[0])
-    return f"{_told(unsure[0])}; about {max(wanted)} more tokens would decide all of them"
+    more = number_of(max(wanted), "more token")
+    return f"{_told(unsure[0])}; about {more} would decide all of them"
 
 
 def _up(value: float) -> float:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.captures.shortlist import Shortlist
 from pytest_falsify.checks.verdict import inconclusive
+from pytest_falsify.engines.registry import engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.base import Captures, Check
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.verdict import Verdict
+    from pytest_falsify.contracts.model import CaptureSpec
 
     Runs = Mapping[tuple[str, int], Capture]
 
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 def is_served(captures: Captures) -> bool:
     """Tell whether any capture is what a server told."""
     return any(each.shortlists is not None for each in captures.values())
+
+
+def asks_server(spec: CaptureSpec) -> bool:
+    """Tell whether a capture of a contract is what a server will tell."""
+    return bool(getattr(engine(spec.engine), "is_served", False))
+
+
+def judging_kinds() -> tuple[str, ...]:
+    """Return the kinds of check that judge what servers tell of one prompt."""
+    return tuple(sorted(_judges()))
 
 
 def judge_served(kind: Check, claim: Claim, captures: Captures) -> Verdict:
@@ -34,9 +46,7 @@ def judge_served(kind: Check, claim: Claim, captures: Captures) -> Verdict:
         claim: the claim.
         captures: what the check asked for, as far as a server can give it.
     """
-    from pytest_falsify.checks import served_choices, served_tokens
-
-    judges = {**served_tokens.JUDGES, **served_choices.JUDGES}
+    judges = _judges()
     if kind.kind in judges:
         return judges[kind.kind](claim, captures)
     names = sorted(
@@ -44,8 +54,14 @@ def judge_served(kind: Check, claim: Claim, captures: Captures) -> Verdict:
     )
     return inconclusive(
         f"kind `{kind.kind}` looks at what servers do not show; {', '.join(names)} tells tokens "
-        f"and their best candidates alone, which {', '.join(sorted(judges))} judge"
+        f"and their best candidates alone, which {', '.join(judging_kinds())} judge"
     )
+
+
+def _judges() -> Mapping[str, Callable[[Claim, Captures], Verdict]]:
+    from pytest_falsify.checks import served_choices, served_tokens
+
+    return {**served_tokens.JUDGES, **served_choices.JUDGES}
 
 
 def told(capture: Capture, step: int, count: int | None = None) -> tuple[Shortlist, ...]:

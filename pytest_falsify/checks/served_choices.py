@@ -22,6 +22,7 @@ from pytest_falsify.compare.shortlists import (
     top_k_bounds,
 )
 from pytest_falsify.compare.tokens import SIGMAS, Choice
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +76,7 @@ def _judge_choices(claim: Claim, captures: Captures, k: int) -> Verdict:
         name, first = found[choices.index(None)]
         return inconclusive(f"{_words(name, first, 1)}: a longer list would decide (`top`)")
     return held(
-        f"the {k} best of {len(told)} tokens agree, {observed['ties']} within noise",
+        f"the {k} best of {number_of(len(told), 'token')} agree, {observed['ties']} within noise",
         captures,
         observed=observed,
         faults=_planted(told, partial(_flips, claim, k), k),
@@ -87,7 +88,7 @@ def _unfit(told: list[Told], k: int) -> str:
     for name, _, lists in told:
         for role, each in lists.items():
             if len(each.tokens) < k:
-                return f"the {role} tells {len(each.tokens)} candidates, not {k}"
+                return f"the {role} tells {number_of(len(each.tokens), 'candidate')}, not {k}"
             if role != "subject" and not each.is_sound:
                 return f"the {role}'s log-probabilities on {name} are no distribution"
     return "" if told else "nothing was compared"
@@ -113,8 +114,9 @@ def _flips(claim: Claim, k: int, lists: Mapping[str, Shortlist]) -> bool:
 def _words(name: str, found: ToldChange, count: int) -> str:
     change = found.change
     least = "at least " if found.is_least else ""
+    flips = number_of(count, "choice flips", "choices flip")
     return (
-        f"{count} choices flip; the first on {name} at token {change.token}: {change.subject} "
+        f"{flips}; the first on {name} at token {change.token}: {change.subject} "
         f"instead of {change.oracle}, which the oracle prefers by {least}{change.margin:.3g} "
         f"(noise explains {change.allowance:.3g})"
     )
@@ -140,8 +142,9 @@ def judge_distribution(claim: Claim, captures: Captures) -> Verdict:
         return refuted(broken, captures, observed=observed)
     if unsure := list(_undecided(found, expect)):
         return inconclusive("; ".join(unsure))
+    tokens = number_of(len(told), "token is within its bounds", "tokens are within their bounds")
     return held(
-        f"{len(told)} tokens are within their bounds, whatever the servers do not tell",
+        f"{tokens}, whatever the servers do not tell",
         captures,
         observed=observed,
         faults=_planted(told, partial(_is_broken, expect)),

@@ -14,6 +14,7 @@ from pytest_falsify.checks.verdict import Verdict, finite, held, inconclusive, r
 from pytest_falsify.compare.shortlists import Bounds, kl_bounds, sides, told_changes
 from pytest_falsify.compare.tokens import SIGMAS, Choice
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,7 @@ def judge_tokens(claim: Claim, captures: Captures) -> Verdict:
     if not margins:
         return inconclusive("nothing was compared")
     return held(
-        f"{wanted} tokens of the server are the oracle's",
+        f"{number_of(wanted, 'token of the server is', 'tokens of the server are')} the oracle's",
         captures,
         observed={"agreed": wanted, "smallest_margin": finite(min(margins))},
         faults=plant_wrong_tokens(captures),
@@ -124,7 +125,7 @@ def _lasts(capture: Capture) -> Iterator[Shortlist]:
 def _short(captures: tuple[Capture, ...], wanted: int, name: str) -> str:
     for each in captures:
         if len(each.continuation) < wanted:
-            ended = f"after {len(each.continuation)} of {wanted} tokens on {name}"
+            ended = f"after {len(each.continuation)} of {number_of(wanted, 'token')} on {name}"
             return "; ".join([f"an answer ended {ended}", *each.caveats])
     return ""
 
@@ -155,7 +156,8 @@ def judge_decode(claim: Claim, captures: Captures) -> Verdict:
     if unsure or not found:
         return inconclusive(unsure or "nothing was compared")
     return held(
-        f"{wanted} tokens are the oracle's, and no step moves the next one's distribution far",
+        f"{number_are(wanted, 'token')} the oracle's, "
+        "and no step moves the next one's distribution far",
         captures,
         observed=_observed(found, wanted),
         faults=_planted_steps(claim, captures, wanted),

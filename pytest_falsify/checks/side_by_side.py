@@ -11,6 +11,7 @@ from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, conclusion
 from pytest_falsify.compare.comparison import compare_captures, counting
 from pytest_falsify.compare.limits import parse_limits
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.words import number_are
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,8 +112,8 @@ def _equality(judged: Judged, outcome: Outcome, reason: str) -> str:
     """Return the reason in the words of equality, which is asked for when nothing is said."""
     sites = judged.comparison.sites
     if outcome is Outcome.HELD:
-        return f"{len(sites)} sites are bit-equal"
+        return f"{number_are(len(sites), 'site')} bit-equal"
     if outcome is Outcome.REFUTED:
         different = len({each.site for each in judged.violations})
-        return f"{different} of {len(sites)} sites are not bit-equal, and {STATE_IT}"
+        return f"{different} of {number_are(len(sites), 'site')} not bit-equal, and {STATE_IT}"
     return reason

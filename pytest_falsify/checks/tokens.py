@@ -20,6 +20,7 @@ from pytest_falsify.checks.choices import NOISE
 from pytest_falsify.checks.verdict import Verdict, coverage, held, inconclusive
 from pytest_falsify.compare.tokens import SIGMAS, Choice, top_changes
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +64,7 @@ class Tokens:
                 return replace(objection, coverage=coverage(captures.values()))
             margins += [margin(runs["oracle", 0], step) for step in range(wanted)]
         return held(
-            f"{wanted} greedy tokens are the oracle's",
+            f"{number_are(wanted, 'greedy token')} the oracle's",
             captures,
             observed={"agreed": wanted, "smallest_margin": min(margins)},
             faults=plant_wrong_tokens(captures),
@@ -75,7 +76,9 @@ def _objection(claim: Claim, name: str, runs: Mapping[tuple[str, int], Capture])
     wanted = claim.parameter("new_tokens", NEW_TOKENS)
     subject, oracle = runs["subject", 0], runs["oracle", 0]
     if min(len(subject.continuation), len(oracle.continuation)) < wanted:
-        return inconclusive(f"fewer than {wanted} tokens were decoded on {name}")
+        return inconclusive(
+            f"fewer than {number_of(wanted, 'token was', 'tokens were')} decoded on {name}"
+        )
     if has_nonfinite(subject) != has_nonfinite(oracle):
         return _refuted(f"only one side's logits are finite on {name}", {})
     if has_nonfinite(oracle):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.ledger.evidence import Outcome
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.base import Captures
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_falsify.compare.limits import Violation
     from pytest_falsify.compare.noise import Judgement, SiteNoise
     from pytest_falsify.localize.chain import Chain
+    from pytest_falsify.stages.vocabulary import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ def nothing_compared(judged: Iterable[Judged]) -> str | None:
         return "nothing was compared"
     missing = [str(site) for each in found for site in each.comparison.missing]
     if missing:
-        return f"{len(missing)} planned sites are missing, first {missing[0]}"
+        return missing_sites(missing)
     return None
 
 
@@ -126,7 +128,8 @@ def _vacuity(faults: Mapping[str, Any] | None) -> Iterator[str]:
         yield "vacuous: no fault could be planted in what was captured"
     elif caught < planted:
         missed = f" ({', '.join(faults['missed'])})" if faults.get("missed") else ""
-        yield f"vacuous: {planted - caught} of {planted} planted faults are missed{missed}"
+        faults_are = number_are(planted, "planted fault")
+        yield f"vacuous: {planted - caught} of {faults_are} missed{missed}"
 
 
 def coverage(captures: Iterable[Capture]) -> dict[str, int]:
@@ -161,6 +164,11 @@ def finite(value: float) -> float | str:
     return value if abs(value) != float("inf") and value == value else str(value)  # noqa: PLR0124
 
 
-def sites_are(count: int) -> str:
-    """Return ``1 site is``, ``2 sites are``."""
-    return "1 site is" if count == 1 else f"{count} sites are"
+def beyond_floor(count: int) -> str:
+    """Return what is said of sites that are further off than the control explains."""
+    return number_of(count, "site is beyond its floor", "sites are beyond their floor")
+
+
+def missing_sites(missing: Sequence[Site | str]) -> str:
+    """Return what is said of planned sites that a capture lacks."""
+    return f"{number_are(len(missing), 'planned site')} missing, first {missing[0]}"

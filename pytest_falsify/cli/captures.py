@@ -10,6 +10,7 @@ import click
 
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.errors import ContractError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,8 @@ def compare(  # noqa: PLR0917 - click passes them by name
     if only_shared:
         cut, left_out = shared(*captures.values())
         captures = dict(zip(captures, cut, strict=True))
-        notes = (*notes, f"{left_out} sites that one side lacks were left out")
+        sites = number_of(left_out, "site that one side lacks is", "sites that one side lacks are")
+        notes = (*notes, f"{sites} left out")
     conclusion = conclude(
         captures["subject"], captures["oracle"], control=captures.get("control"), expect=expect
     )

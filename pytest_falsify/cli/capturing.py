@@ -24,6 +24,7 @@ from pytest_falsify.engines.device import resolve_device
 from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import ContractError
 from pytest_falsify.stages.vocabulary import canonical, in_order
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,15 +100,16 @@ def write(made: Callable[[], Made], out: Path, *, aprt: bool, replace: bool) -> 
     capture = found.capture
     if found.summaries is not None:
         write_summaries(capture, found.summaries, out, replace=replace)
-        yield f"{out}: the statistics of {len(found.summaries)} sites"
+        yield f"{out}: the statistics of {number_of(len(found.summaries), 'site')}"
         return
     if aprt:
         write_aprt(capture, out, replace_tree=replace)
     else:
         write_bundle(capture, out, replace=replace)
-    yield f"{out}: {len(capture.tensors)} sites, {capture.nbytes / 1e6:.1f} MB"
+    yield f"{out}: {number_of(len(capture.tensors), 'site')}, {capture.nbytes / 1e6:.1f} MB"
     if capture.missing:
-        yield f"missing: {len(capture.missing)} planned sites, first {capture.missing[0]}"
+        lost = number_of(len(capture.missing), "planned site")
+        yield f"missing: {lost}, first {capture.missing[0]}"
 
 
 def _is_ours(path: Path) -> bool:
@@ -200,7 +202,7 @@ class Progress:
         wait = QUIET_SECONDS / 10 if self._is_shown else QUIET_SECONDS
         if self._clock() - self._shown_at >= wait:
             self._is_shown, self._shown_at = True, self._clock()
-            sys.stderr.write(f"\r  {self._seen} of {self._total} sites, {site}\033[K")
+            sys.stderr.write(f"\r  {self._seen} of {number_of(self._total, 'site')}, {site}\033[K")
             sys.stderr.flush()
 
     def end(self) -> None:

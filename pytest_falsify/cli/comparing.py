@@ -16,6 +16,7 @@ from pytest_falsify.contracts.schemas import Shape
 from pytest_falsify.errors import ContractError
 from pytest_falsify.report.comparison import comparison_json, comparison_table, uncalibrated
 from pytest_falsify.stages.vocabulary import STAGES
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,8 @@ def read_sides(
     untouched = {role: each for role, each in found.items() if role not in steps}
     notes += _head_major(untouched, settled)
     notes += [
-        f"the {role} is brought into shape, {len(each)} steps" for role, each in steps.items()
+        f"the {role} is brought into shape, {number_of(len(each), 'step')}"
+        for role, each in steps.items()
     ]
     return settled, tuple(notes)
 
@@ -131,7 +133,8 @@ def _notes(role: str, capture: Capture) -> list[str]:
         notes.append(f"the {role} does not say what it was fed; taken to be the same tokens")
     flat = sum(each.dims == FLAT for each in capture.tensors.values())
     if flat:
-        notes.append(f"{flat} tensors of the {role} state no shape; read token-major")
+        stating = number_of(flat, f"tensor of the {role} states", f"tensors of the {role} state")
+        notes.append(f"{stating} no shape; read token-major")
     return notes
 
 

@@ -33,6 +33,7 @@ from pytest_falsify.ledger.evidence import Source
 from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.status import Status, judge
 from pytest_falsify.ledger.store import ledger_path, read
+from pytest_falsify.words import number_are
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,12 +83,12 @@ def lint(
     if write_baseline:
         target = file or root / "falsify-lint-baseline.json"
         target.write_text(_accept(report, root), encoding="utf-8")
-        click.echo(f"{target.name}: {len(report.findings)} findings are accepted")
+        click.echo(f"{target.name}: {number_are(len(report.findings), 'finding')} accepted")
         return
     report, idle = _beyond(report, file, root)
     click.echo(RENDER[style](report, root), nl=False)
     if idle and style == "text":
-        click.echo(f"{idle} accepted findings are gone: write the baseline anew")
+        click.echo(f"{number_are(idle, 'accepted finding')} gone: write the baseline anew")
     sys.exit(FOUND if report.has_errors else 0)
 
 

@@ -19,7 +19,6 @@ from pytest_falsify.cli.shared import (
     USAGE,
     contracts_of,
     contracts_option,
-    counted,
     default_in_project,
     evidence_option,
     facts_of,
@@ -42,6 +41,7 @@ from pytest_falsify.ledger.verify import verify_folder
 from pytest_falsify.ledger.why import why as explained
 from pytest_falsify.report import ledger_diff
 from pytest_falsify.report.summary import summary_lines
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -252,7 +252,7 @@ def gate(  # noqa: PLR0917 - click passes them by name
     for denial in decision.denials:
         click.secho(f"denied: {_words(denial)}", fg="red")
     if not decision.is_allowed:
-        click.echo(f"the gate is shut: {counted(len(decision.denials), 'reason')}")
+        click.echo(f"the gate is shut: {number_of(len(decision.denials), 'reason')}")
         sys.exit(DENIED)
     click.secho("the gate is open", fg="green")
 
@@ -286,7 +286,7 @@ def merge(runs: Sequence[Path], contracts: Sequence[Path], evidence: Path) -> No
             broken.append(error)
             continue
         became = "updated" if done.is_changed else "unchanged"
-        click.echo(f"{path}: {became}, {counted(len(mine), 'record')}")
+        click.echo(f"{path}: {became}, {number_of(len(mine), 'record')}")
     _end_with(broken)  # and the records stay as they are, to be merged again
     for each in records:
         _end(each)
@@ -321,7 +321,7 @@ def verify(evidence: Path, allowed_signers: Path | None) -> None:
         found += wrong_signatures(ledgers, allowed_signers)
     for each in found:
         click.secho(str(each), fg="red")
-    words = f"{counted(len(ledgers), 'ledger')} verified, {counted(len(found), 'problem')}"
+    words = f"{number_of(len(ledgers), 'ledger')} verified, {number_of(len(found), 'problem')}"
     click.echo(words)
     sys.exit(DENIED if found else 0)
 

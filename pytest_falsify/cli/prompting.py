@@ -9,6 +9,7 @@ import click
 
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.errors import ContractError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,7 +123,8 @@ def _text(body: Mapping[str, Any]) -> Iterator[str]:
     yield f"{body['id']}: the subject {words[body['differs']]}{place}"
     for role, each in body["roles"].items():
         best = ", ".join(f"{one['token']} ({one['logprob']:.3g})" for one in each["candidates"])
-        yield f"  {role:<8} of {len(each['prompt'])} tokens, the next: {best or 'not told'}"
+        tokens = number_of(len(each["prompt"]), "token")
+        yield f"  {role:<8} of {tokens}, the next: {best or 'not told'}"
         if each["tokens"]:
             yield f"  {'':<8} decoded: {' '.join(map(str, each['tokens']))}"
 

@@ -11,6 +11,7 @@ import click
 
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.errors import ContractError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,8 @@ def record(  # noqa: PLR0917 - click passes them by name
     )
     routing = _recorded(wanted, run_id)
     folder = _write(routing, runs, profile)
-    click.echo(f"{folder}: {len(routing.tokens)} tokens, {len(routing.layers)} routed layers")
+    tokens = number_of(len(routing.tokens), "token")
+    click.echo(f"{folder}: {tokens}, {number_of(len(routing.layers), 'routed layer')}")
 
 
 def _recorded(wanted: Wanted, run_id: str) -> Routing:
@@ -157,7 +159,7 @@ def derive(run: Path, config: str) -> None:
     found = add_derived(run, config)
     ledger = found.derived["motif_ledger"]["ledger_payload"]
     coherence = found.derived["contingency"]["contingency_payload"]["coherence"]
-    click.echo(f"{run}: {ledger['global_motifs']} motifs of whole tokens")
+    click.echo(f"{run}: {number_of(ledger['global_motifs'], 'motif')} of whole tokens")
     if coherence["observed"] is not None:
         largest = coherence["scrambled"]["largest"]
         told = f"{coherence['observed']:.3g}, scrambled at most {largest:.3g}"

@@ -26,6 +26,7 @@ from pytest_falsify.contracts.model import (
 )
 from pytest_falsify.disaggregation.legs import Leg, named
 from pytest_falsify.errors import ContractError
+from pytest_falsify.words import number_are
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,5 +160,5 @@ def traced(claim: Claim, *, may_run_commands: bool) -> Traced:
     if unsure or not any(rows.values()):
         told = tuple(unsure) or ("nothing was compared",)
         return Traced(leg="undecided", standing=Standing.UNDECIDED, reasons=told, rows=rows)
-    told = (f"{sum(map(len, rows.values()))} comparisons are within what is allowed",)
+    told = (f"{number_are(sum(map(len, rows.values())), 'comparison')} within what is allowed",)
     return Traced(leg="none", standing=Standing.WITHIN, reasons=told, rows=rows)

@@ -63,11 +63,6 @@ contracts_option = click.option(
 )
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: ``1 ledger``, ``2 ledgers``."""
-    return f"{count} {noun if count == 1 else f'{noun}s'}"
-
-
 class Group(click.Group):
     """Shows a mistake of the user's as it is, without a traceback."""
 

@@ -12,6 +12,7 @@ import click
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.cli.batches import are_batches, compared_batches
 from pytest_falsify.errors import ContractError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -185,8 +186,13 @@ def _recorded(path: Path, max_rate: float | None) -> tuple[list[dict[str, Any]],
     rows = [of_traced(each) for each in found]
     if any(row["is_beyond"] for row in rows):
         beyond = sum(row["is_beyond"] for row in rows)
-        return rows, BEYOND, f"{beyond} of {len(rows)} comparisons are beyond their thresholds"
-    return rows, WITHIN, f"{len(rows)} comparisons are within their thresholds, uncalibrated"
+        return rows, BEYOND, f"{beyond} of {_thresholds(len(rows), 'beyond')}"
+    return rows, WITHIN, f"{_thresholds(len(rows), 'within')}, uncalibrated"
+
+
+def _thresholds(count: int, where: str) -> str:
+    one = f"comparison is {where} its threshold"
+    return number_of(count, one, f"comparisons are {where} their thresholds")
 
 
 def _rated(rate: Rate, limit: float | None) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from pytest_falsify.compare.pools import Pool, pools
 from pytest_falsify.compare.resampling import draws, interval, quotient, scale_ratio
 from pytest_falsify.stages.vocabulary import STAGES
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,11 +167,10 @@ def _judged_ids(subject: Pool, control: Pool) -> SiteNoise:
     mismatched, expected = subject.total.mismatched, control.total.mismatched
     if mismatched == 0:
         return _judged(subject, Judgement.NOISE, "every id is the oracle's", ratio=0.0)
+    differing = number_of(mismatched, "id differs", "ids differ")
     if expected == 0:
-        return _judged(subject, Judgement.BUG, f"{mismatched} ids differ, none of the control's do")
-    reason = (
-        f"{mismatched} ids differ, and {expected} of the control's: judge them by their margins"
-    )
+        return _judged(subject, Judgement.BUG, f"{differing}, none of the control's do")
+    reason = f"{differing}, and {expected} of the control's: judge them by their margins"
     return _judged(subject, Judgement.INCONCLUSIVE, reason)
 
 
@@ -230,7 +230,7 @@ def _decide(observed: _Observed, ratio: float, row_ratio: float) -> tuple[Judgem
     if reason := _beyond(observed, ratio, row_ratio):
         return Judgement.BUG, reason
     if observed.rows < FEWEST_ROWS:
-        return Judgement.INCONCLUSIVE, f"{observed.rows} rows are too few to tell"
+        return Judgement.INCONCLUSIVE, f"{number_are(observed.rows, 'row')} too few to tell"
     if observed.high <= ratio:
         return Judgement.NOISE, f"{observed.ratio:.3g} times its floor (limit {ratio:g})"
     between = f"between {observed.low:.3g} and {observed.high:.3g} times its floor"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.errors import CaptureError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,7 +38,7 @@ def must_be_as_sent(sent: Mapping[str, Any], arrived: Mapping[str, Any], who: st
     ]
     for names, what in ((lost, "lost"), (surplus, "made up"), (changed, "changed")):
         if names:
-            msg = f"{who} {what} {len(names)} of {len(sent)} tensors: {_listed(names)}"
+            msg = f"{who} {what} {len(names)} of {number_of(len(sent), 'tensor')}: {_listed(names)}"
             raise CaptureError(msg, expected=_EXPECTED)
 
 

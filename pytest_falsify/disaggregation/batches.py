@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.compare.rates import CONFIDENCE, Discordance, Rate, is_kept
 from pytest_falsify.disaggregation.recordings import NEWEST_REPORT
 from pytest_falsify.errors import CaptureError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,9 @@ class PairedBatches:
             more = ", ..." if len(self.worse) > SHOWN else ""
             told.append(f"the first of them: {', '.join(self.worse[:SHOWN])}{more}")
         if self.apart:
-            told.append(f"{self.apart} samples stand in one report alone and are left out")
+            one, many = "stands in one report alone and is", "stand in one report alone and are"
+            samples = number_of(self.apart, f"sample {one}", f"samples {many}")
+            told.append(f"{samples} left out")
         return "; ".join(told)
 
 

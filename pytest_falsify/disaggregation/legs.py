@@ -20,6 +20,7 @@ import numpy as np
 from pytest_falsify.captures.plan import CACHES
 from pytest_falsify.disaggregation.transfer import Transfer
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
+from pytest_falsify.words import number_are
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +68,7 @@ class Excess:
         what = "scaled by 1 +" if self.position is None else "off by"
         return (
             f"{self.site}: head {self.head}{at}: {what} {self.error:.3g}, "
-            f"the codec allows {self.allowed:.3g} ({self.count} values are beyond)"
+            f"the codec allows {self.allowed:.3g} ({number_are(self.count, 'value')} beyond)"
         )
 
 

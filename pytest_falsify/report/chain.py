@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.localize.expectation import accused, alike, and_more, explained
 from pytest_falsify.report.comparison import number
 from pytest_falsify.report.table import aligned
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ def conclusion(chain: Chain) -> str:
     if chain.undecided:
         each = chain.undecided[0]
         count = len(chain.undecided)
-        return f"{count} operations are undecided, first {each.site}: {each.own.reason}"
+        return f"{number_are(count, 'operation')} undecided, first {each.site}: {each.own.reason}"
     return f"no operation is guilty: all {len(chain.links)} do what known-good code does"
 
 
@@ -49,7 +50,7 @@ def chain_table(chain: Chain, *, is_full: bool) -> list[str]:
     ]
     lines += [f"  {each}" for each in _notes(chain)]
     if len(shown) < len(marks):
-        lines.append(f"  ... {len(marks) - len(shown)} more operations with -v")
+        lines.append(f"  ... {number_of(len(marks) - len(shown), 'more operation')} with -v")
     return lines
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.checks.rule import UNCALIBRATED
 from pytest_falsify.compare.noise import Judgement
 from pytest_falsify.report.table import aligned
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,12 +42,11 @@ def comparison_table(judged: Judged, *, is_full: bool) -> list[str]:
     marks = [" ", *(">" if first is not None and each is sites[first] else " " for each in shown)]
     what = "floor" if noise and not judged.violations else "limits"
     mark = uncalibrated(judged.calibration)
-    lines = [
-        f"  input `{judged.label}`: {len(beyond)} of {len(sites)} sites beyond their {what}{mark}"
-    ]
+    count = f"{len(beyond)} of {number_of(len(sites), 'site')}"
+    lines = [f"  input `{judged.label}`: {count} beyond their {what}{mark}"]
     lines += [f"  {mark} {line}" for mark, line in zip(marks, aligned(cells, LEFT), strict=True)]
     if len(shown) < len(sites):
-        lines.append(f"    ... {len(sites) - len(shown)} more sites with -v")
+        lines.append(f"    ... {number_of(len(sites) - len(shown), 'more site')} with -v")
     if judged.advice:
         lines.append(f"  would pass: {judged.advice}")
     return lines

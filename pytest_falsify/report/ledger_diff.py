@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.ledger.diff import Kind
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -90,7 +91,8 @@ def to_github(
     found = [each for each in difference.changes if _level(each)]
     lines = [_annotation(each, places or {}) for each in found[:_ANNOTATIONS]]
     if len(found) > _ANNOTATIONS:
-        lines.append(f"::notice title=falsify::and {len(found) - _ANNOTATIONS} more changes")
+        more = number_of(len(found) - _ANNOTATIONS, "more change")
+        lines.append(f"::notice title=falsify::and {more}")
     lines.append(f"ledger: {summary(difference)}")
     return "\n".join(lines) + "\n"
 
@@ -106,7 +108,7 @@ def _text_lines(change: Change) -> Iterator[str]:
     for each in shown:
         yield f"      {_name(each):<{width}}  {_values(each)}"
     if len(change.numbers) > _NUMBERS:
-        yield f"      and {len(change.numbers) - _NUMBERS} more numbers"
+        yield f"      and {number_of(len(change.numbers) - _NUMBERS, 'more number')}"
 
 
 def _statuses(change: Change) -> str:

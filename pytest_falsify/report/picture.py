@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.report.comparison import beyond_of, number
 from pytest_falsify.report.svg import text
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -213,7 +214,7 @@ def _ground(frame: Frame, judged: Judged) -> Iterator[str]:
     yield f'<rect class="ground" width="{frame.width}" height="{frame.height}"/>'
     title = f"Divergence by depth, input `{judged.label}`"
     yield text(LEFT, 24, title, "text title")
-    yield text(LEFT, 44, f"{beyond} of {count} sites beyond what is allowed", "faint")
+    yield text(LEFT, 44, f"{beyond} of {number_of(count, 'site')} beyond what is allowed", "faint")
     middle = (frame.top + frame.axis) / 2
     turn = f'transform="rotate(-90 18 {middle:.1f})"'
     yield text(18, middle, "relative L2 error |d| / |x| (log scale)", "text", "middle", turn)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.report.comparison import beyond_of, number
 from pytest_falsify.report.picture import MOST_TICKS, SERIES, floors, frame_of, stated_limits
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def write_png(judged: Judged, path: Path) -> None:
     beyond, count = len(beyond_of(judged)), frame.count
     title = f"Divergence by depth, input `{judged.label}`"
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    told = f"{beyond} of {count} sites beyond what is allowed"
+    told = f"{beyond} of {number_of(count, 'site')} beyond what is allowed"
     axes.set_title(told, loc="left", color=FAINT, fontsize="medium", pad=ABOVE)
     figure.savefig(path, format="png")
 

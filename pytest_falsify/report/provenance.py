@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.unstated import states_inputs
 from pytest_falsify.stages.vocabulary import in_order
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +31,7 @@ def provenance_lines(capture: Capture, path: Path) -> list[str]:
         "decoded": ", ".join(map(str, capture.continuation)) or "nothing",
         "layers": _spans(_layers(capture)) or "none",
         "missing": ", ".join(map(str, capture.missing)) or "nothing",
-        "size": f"{len(capture.tensors)} sites, {_size(capture.nbytes)}",
+        "size": f"{number_of(len(capture.tensors), 'site')}, {_size(capture.nbytes)}",
         "digests": "all as they were written" if states_inputs(capture) else "none to check",
     }
     lines = [str(path), *(f"  {name + ':':<10} {value}" for name, value in facts.items()), ""]
@@ -106,7 +107,7 @@ def _inputs(capture: Capture) -> str:
     if not tokens:
         return "unstated"
     shown = ", ".join(map(str, tokens[:_FEW])) + (", ..." if len(tokens) > _FEW else "")
-    return f"`{capture.inputs.name}`, {len(tokens)} tokens: {shown}"
+    return f"`{capture.inputs.name}`, {number_of(len(tokens), 'token')}: {shown}"
 
 
 def _layers(capture: Capture) -> list[int]:

@@ -12,6 +12,7 @@ from pytest_falsify.routing.event_rules import entropy_of
 from pytest_falsify.routing.gate import softmax
 from pytest_falsify.routing.objections import measures, objections, told
 from pytest_falsify.routing.recompute import disagreement
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,7 @@ def routing_lines(run: Run) -> list[str]:
     first, end = found["token_span"]
     gates = dict.fromkeys(each["gate"] for each in found["layers"])
     others = sum(each["not_the_gates"] for each in found["layers"])
+    times = f"{number_of(others, 'time')} not" if others else "everywhere"
     capture = found["capture_config"]
     facts = {
         "profile": f"{found['profile']}, {found['bundle_kind']}",
@@ -70,8 +72,7 @@ def routing_lines(run: Run) -> list[str]:
         "prompt": repr(found["prompt_text"]),
         "tokens": f"{end - first}: {first}..{end}",
         "gate": "; ".join(gates),
-        "choices": f"{others} times not what the gate makes of the logits" if others else
-        "everywhere what the gate makes of the logits",
+        "choices": f"{times} what the gate makes of the logits",
         "derived": found["derivation"],
     }  # fmt: skip
     lines = [str(run.folder), *(f"  {name + ':':<10} {value}" for name, value in facts.items()), ""]
@@ -105,7 +106,7 @@ def difference_lines(found: RoutingDifference) -> list[str]:
     """Return what a person reads of a comparison: the conclusion first."""
     counts = ", ".join(f"{len(found.of(kind))} {kind.value}" for kind in Kind)
     against = objections(found)
-    lines = [f"{found.tokens} tokens compared; choices that changed: {counts}"]
+    lines = [f"{number_of(found.tokens, 'token')} compared; choices that changed: {counts}"]
     if found.diverged_at is not None:
         lines.append(f"  the runs were fed the same tokens up to {found.diverged_at}")
     lines += [f"  objection: {each}" for each in against]

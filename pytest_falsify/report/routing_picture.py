@@ -16,6 +16,7 @@ from pytest_falsify.report.picture import STYLE
 from pytest_falsify.report.svg import text
 from pytest_falsify.routing.coherence import first_experts
 from pytest_falsify.routing.difference import Kind
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,13 +154,11 @@ def colour(expert: int, experts: int) -> str:
 
 
 def _map(frame: _Frame, routing: Routing) -> Iterator[str]:
-    shown = (
-        f"the first {frame.count} of {len(routing.tokens)}"
-        if frame.count < len(routing.tokens)
-        else f"{frame.count}"
-    )
+    total = len(routing.tokens)
+    first = f"the first {frame.count} of " if frame.count < total else ""
     yield text(LEFT, 24, f"Routing of `{routing.facts.run_id}`", "text title")
-    told = f"{shown} tokens by {len(frame.layers)} layers, coloured by the first expert"
+    size = f"{first}{number_of(total, 'token')} by {number_of(len(frame.layers), 'layer')}"
+    told = f"{size}, coloured by the first expert"
     yield text(LEFT, 44, told, "faint")
     yield text(LEFT - 8, TOP - 8, "layer", "faint", "end")
     firsts = first_experts(routing)
@@ -267,7 +266,8 @@ def _load_row(frame: _Frame, layer: LayerRouting, index: int, y: float) -> Itera
     opacity = np.minimum(shares * layer.experts / 4, 1.0)
     for expert in range(layer.experts):
         x = LEFT + expert * frame.load_cell
-        told = f"layer {index}, expert {expert}: {int(load[expert])} places, {shares[expert]:.1%}"
+        places = number_of(int(load[expert]), "place")
+        told = f"layer {index}, expert {expert}: {places}, {shares[expert]:.1%}"
         place = f'x="{x:.1f}" y="{y:.1f}" width="{frame.load_cell - 0.6:.1f}"'
         yield (
             f'<rect class="hot" fill-opacity="{opacity[expert]:.2f}" {place} '

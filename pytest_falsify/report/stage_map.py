@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.engines.attention import EAGER_ONLY, STAGES_INSIDE
 from pytest_falsify.stages.graph import StageGraph
 from pytest_falsify.stages.vocabulary import STAGES, Scope, Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +92,8 @@ class StageMap:
     def lines(self) -> Iterator[str]:
         """Yield the map as people read it."""
         every = max((row.layers or () for row in self.rows), key=len, default=())
-        yield f"{self.model_type}: {len({row.stage for row in self.rows})} stages"
+        stages = {row.stage for row in self.rows}
+        yield f"{self.model_type}: {number_of(len(stages), 'stage')}"
         if not self.is_known:
             yield "  its family is not known: the stages are its modules, in the order they end"
         table: list[tuple[str, ...]] = [("stage", "dims", "layers", "seen", "made of", "shown")]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_falsify.ledger.status import Status
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,5 +133,4 @@ def _totals(groups: Sequence[_Group]) -> str:
     for each in groups:
         counts[each.status] += len(each.ids)
     totals = ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status])
-    noun = "falsifier" if counts.total() == 1 else "falsifiers"
-    return f"{counts.total()} {noun}: {totals or 'none'}"
+    return f"{number_of(counts.total(), 'falsifier')}: {totals or 'none'}"

@@ -31,6 +31,7 @@ from pytest_falsify.routing.naming import is_date_time, run_folder
 from pytest_falsify.routing.schemas import EXPECTED
 from pytest_falsify.routing.trace import LayerRouting, Routing, RunFacts
 from pytest_falsify.routing.validate import FULL_RUN_FILES, issues_of, place_issues
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +164,7 @@ def _unfit(layer: LayerRouting) -> str:
     if not layer.gate.is_plain:
         return f"its gate is {layer.gate}"
     if layer.dropped():
-        return f"{layer.dropped()} places were dropped"
+        return f"{number_of(layer.dropped(), 'place was', 'places were')} dropped"
     if np.isnan(layer.logits).any() or (layer.logits == np.inf).any():
         return "a router logit is NaN or +inf"
     ordered = np.sort(layer.indices, axis=1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_falsify.routing.difference import Change, Kind
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,7 +94,8 @@ def _own(found: RoutingDifference) -> Iterator[str]:
 def _flips(found: RoutingDifference) -> Iterator[str]:
     flips = found.of(Kind.FLIP)
     if flips:
-        yield f"{len(flips)} choices flip; the first at {told(flips[0])}"
+        count = number_of(len(flips), "choice flips", "choices flip")
+        yield f"{count}; the first at {told(flips[0])}"
 
 
 def _scores(found: RoutingDifference) -> Iterator[str]:
@@ -101,8 +103,8 @@ def _scores(found: RoutingDifference) -> Iterator[str]:
     if noisy:
         index, first = noisy[0]
         yield (
-            f"the scores of {len(noisy)} routers are beyond their floor; the first, of layer "
-            f"{index}, {first.ratio:.3g} times (limit {first.limit:g})"
+            f"the scores of {number_of(len(noisy), 'router')} are beyond their floor; the first, "
+            f"of layer {index}, {first.ratio:.3g} times (limit {first.limit:g})"
         )
 
 
@@ -117,7 +119,8 @@ def _dropped(found: RoutingDifference) -> Iterator[str]:
     for index, each in found.layers.items():
         mine, theirs = each.dropped
         if mine > theirs:
-            yield f"layer {index} dropped {mine} places for want of capacity, the oracle {theirs}"
+            dropped = number_of(mine, "place")
+            yield f"layer {index} dropped {dropped} for want of capacity, the oracle {theirs}"
             return
 
 

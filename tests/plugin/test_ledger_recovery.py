@@ -81,7 +81,7 @@ def test_the_next_session_takes_over_its_refutations_and_no_confirmation(project
         "FALSIFY-A-3": "PARTIAL",
     }
     ran.result.stdout.fnmatch_lines(
-        ["note: the session * was killed after 2 observations; its 1 refutations are in the*"]
+        ["note: the session * was killed after 2 observations; 1 refutation of it is in the*"]
     )
     assert json.loads(killed.read_bytes().splitlines()[-1])["recovered"] is True
 

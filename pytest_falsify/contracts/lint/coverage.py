@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.contracts.lint.finding import Hit, Rule, Severity, Subject
 from pytest_falsify.contracts.texts import texts
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def _obligation(subject: Subject) -> Iterator[Hit]:
 def _fewer(subject: Subject) -> Iterator[Hit]:
     obligations, falsifiers = len(subject.contract.obligations), len(subject.contract.falsifiers)
     if 0 < falsifiers < obligations:
-        text = f"{falsifiers} falsifiers for {obligations} obligations"
+        text = f"{number_of(falsifiers, 'falsifier')} for {number_of(obligations, 'obligation')}"
         yield Hit(at=("proof_obligations",), text=text)
 
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.contracts.lint.finding import Hit, Rule, Severity, Subject
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ def _summary_counts(subject: Subject) -> Iterator[Hit]:
     obligations = len(subject.contract.obligations)
     total = summary.get("total_obligations")
     if isinstance(total, int) and total != obligations:
-        text = f"it says {total} obligations, and there are {obligations}"
+        text = f"it says {number_of(total, 'obligation')}, and there are {obligations}"
         yield Hit(at=("verification_summary", "total_obligations"), text=text)
     harnesses = subject.document.data.get("kani_harnesses")
     yield from _too_many(summary, "l3_kani_proved", len(harnesses or ()), "harnesses")

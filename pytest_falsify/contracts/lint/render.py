@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.contracts.lint.finding import Severity
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,13 +63,9 @@ def as_github(report: LintReport, root: Path) -> str:
 
 def _totals(report: LintReport) -> str:
     counts = Counter(each.severity for each in report.findings)
-    parts = [_number(counts[each], each.value) for each in _COMMANDS]
-    seen = f"{_number(report.contracts, 'contract')} read, {report.left_alone} files left alone"
-    return f"{', '.join(parts)}; {seen}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    parts = [number_of(counts[each], each.value) for each in _COMMANDS]
+    read, left_alone = number_of(report.contracts, "contract"), number_of(report.left_alone, "file")
+    return f"{', '.join(parts)}; {read} read, {left_alone} left alone"
 
 
 def _place(finding: Finding, root: Path) -> str:

@@ -35,7 +35,7 @@ def test_identical_is_refuted_by_one_bit_and_names_the_first_site(site):
     )
 
     assert verdict.outcome is REFUTED
-    assert verdict.reasons[0].startswith(f"{site} is the first of 1 sites")
+    assert verdict.reasons[0].startswith(f"{site} is the first of 1 site ")
 
 
 def test_identical_tells_minus_nought_from_nought(site):

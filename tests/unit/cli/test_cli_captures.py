@@ -240,6 +240,18 @@ def test_a_capture_says_how_it_came_to_be(made):
     assert "all as they were written" in text
 
 
+def test_one_site_is_told_in_the_singular(tmp_path, qwen2_tiny):
+    wanted = ("--stages", "final_norm", "--tokens", "9")
+    captured = run("capture", qwen2_tiny, "--out", tmp_path / "one", *wanted)
+    inspected = run("inspect", tmp_path / "one")
+    both = compare(tmp_path / "one", tmp_path / "one")
+
+    assert captured.output.startswith(f"{tmp_path / 'one'}: 1 site, ")
+    assert "1 site, " in inspected.output
+    assert "1 token: 9" in inspected.output
+    assert "1 site is bit-equal" in both.output
+
+
 def test_the_plan_of_a_capture_is_what_was_asked_for(tmp_path, qwen2_tiny):
     result = run(
         *capture_args(qwen2_tiny, tmp_path / "c"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from disaggregation_support import Bench
 
-from pytest_falsify.checks.invariance import RELATIONS
+from pytest_falsify.checks.invariance import RELATIONS, RESUMED
 from pytest_falsify.checks.registry import check
 from pytest_falsify.compare.comparison import compare_captures
+from pytest_falsify.contracts.model import CaptureSpec
 from pytest_falsify.errors import ContractError
 
 pytest.importorskip("transformers")
@@ -97,8 +98,25 @@ def _shifted(logits, place):
 
 
 def test_a_relation_that_the_engine_does_not_have_is_refused(bench):
-    with pytest.raises(ContractError, match="engine disaggregated has no `batch`"):
+    with pytest.raises(ContractError, match="engine disaggregated has no `batch`") as caught:
         judge(bench, "batch")
+    assert "which relation `batch` changes" in caught.value.what
+    assert caught.value.expected == "a subject of engine transformers"
+    can = "engine disaggregated can be run by: chunked, canaries, block-order, resumed"
+    assert caught.value.remedy.endswith(can)
+
+
+@pytest.mark.parametrize("relation", [*RELATIONS, RESUMED])
+def test_a_server_is_refused_before_it_is_asked_whatever_the_relation(bench, relation):
+    claim = bench.claim("invariance", {}, relation=relation, expect=ROUNDING)
+    server = CaptureSpec(name="subject", engine="openai", line=4, options={"url": "http://x"})
+    captures = {**claim.contract.captures, claim.parameter("subject"): server}
+    served = replace(claim, contract=replace(claim.contract, captures=captures))
+    with pytest.raises(ContractError, match=f"relation `{relation}` runs") as caught:
+        check("invariance").requests(served)
+    assert "engine openai asks a server" in caught.value.what
+    assert "openai" not in caught.value.expected
+    assert "docs/served.md" in caught.value.remedy
 
 
 def test_nothing_compared_is_never_a_pass(bench):

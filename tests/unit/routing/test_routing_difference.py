@@ -84,7 +84,7 @@ def test_scores_that_are_off_everywhere_are_objected_to_though_only_ties_change(
     far = single([[0.9, 1.0, -3.0, -4.0]] * 16)
     found = compare_routings(far, oracle, disturbed(oracle, NOISE))
     assert {Kind.TIE} == {each.kind for each in found.changes}
-    assert "the scores of 1 routers are beyond their floor" in objections(found)[0]
+    assert "the scores of 1 router are beyond their floor" in objections(found)[0]
 
 
 def test_round_logits_are_told_from_noise_and_only_where_the_control_has_none():
@@ -219,7 +219,7 @@ def test_dropped_places_are_objected_to_with_their_number():
     subject = replace(oracle, layers={0: replace(layer, indices=ids)})
     found = compare_routings(subject, oracle, disturbed(oracle, NOISE))
     assert found.layers[0].dropped == (1, 0)
-    assert any("dropped 1 places for want of capacity" in each for each in objections(found))
+    assert any("dropped 1 place for want of capacity" in each for each in objections(found))
 
 
 def test_a_nan_is_never_explained():
