@@ -24,7 +24,8 @@ def claim_named(name: str, target: str | None = None) -> Claim:
         target: where, if the name does not say it; by default the first of its targets.
 
     Raises:
-        ContractError: when there is no such falsifier, or it has no such target.
+        ContractError: when there is no such falsifier, it has no such target, or the name says
+            another target than the option.
     """
     from pytest_falsify._loading import load
     from pytest_falsify.checks.claim import Claim
@@ -36,6 +37,10 @@ def claim_named(name: str, target: str | None = None) -> Claim:
     if contract is None or falsifier is None:
         msg = f"`{name}` names no falsifier"
         raise ContractError(msg, expected="contracts/c.yaml::FALSIFY-X-001")
+    if target and on and target != on:
+        msg = f"`{name}` names the target `{on}`, and --target `{target}`"
+        remedy = "leave out --target, or the brackets"
+        raise ContractError(msg, expected="one target", remedy=remedy)
     found = _target(contract, falsifier, target or on)
     return Claim(contract=contract, falsifier=falsifier, target=found)
 

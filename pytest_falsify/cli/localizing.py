@@ -11,9 +11,11 @@ import click
 
 from pytest_falsify.canonical import canonical_text
 from pytest_falsify.cli.claims import blocked, claim_named, maker_of
-from pytest_falsify.errors import ContractError
+from pytest_falsify.errors import CaptureError, ContractError, FalsifyError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_falsify.captures.capture import Capture
     from pytest_falsify.checks.claim import Claim
     from pytest_falsify.checks.verdict import Verdict
@@ -77,6 +79,7 @@ def bisect(  # noqa: PLR0917 - click passes them by name
 
     paths = {"subject": subject, "oracle": oracle} | ({"control": control} if control else {})
     captures, notes = read_sides(paths, ignore_unknown=ignore_unknown)
+    _must_show_inside(captures)
     names = [canonical(each) for each in stages.split(",")] if stages else []
     found = bisected(
         captures["subject"],
@@ -204,19 +207,49 @@ def _as_localize(contract: Contract, falsifier: Falsifier, *, graft: bool) -> Fa
 
 
 def _judged(claim: Claim, *, may_run_commands: bool) -> Verdict:
-    """Make the captures of a claim and judge it, as an item of pytest would."""
+    """Make the captures of a claim and judge it, as an item of pytest would.
+
+    Raises:
+        FalsifyError: when a capture cannot be made, or is what a server tells.
+    """
     from pytest_falsify._maker import requested
     from pytest_falsify.checks.aligning import aligned_captures
     from pytest_falsify.checks.localize import Localize
+    from pytest_falsify.checks.served import asks_server
     from pytest_falsify.compare.comparison import compare_captures
 
     check = Localize()
     make = maker_of(claim, may_run_commands=may_run_commands)
+    requests = check.requests(claim)
+    for each in requests:
+        if asks_server(claim.contract.captures[each.capture]):
+            raise _shows_nothing(each.capture).located(claim.contract.path, claim.falsifier.line)
     with blocked():
-        captures = requested(make, check.requests(claim))
+        captures = requested(make, requests)
         sessions = {name: make.session(name) for name in check.sessions(claim)}
+    _must_show_inside({request.capture: each for request, each in captures.items()})
     aligned = aligned_captures(claim, captures)
     return check.judge_with(claim, aligned, compare_captures, sessions)
+
+
+def _must_show_inside(captures: Mapping[str, Capture]) -> None:
+    """Refuse what a server told, of which no operation can be done again."""
+    for name, each in captures.items():
+        if each.shortlists is not None:
+            raise _shows_nothing(name)
+
+
+def _shows_nothing(name: str) -> FalsifyError:
+    from pytest_falsify.checks.served import judging_kinds
+
+    msg = f"capture `{name}` is what a server tells, which shows nothing from inside"
+    kinds = ", ".join(judging_kinds())
+    return CaptureError(
+        msg,
+        expected="captures of engines that show their stages, as transformers and llama.cpp do",
+        remedy=f"localise with what the server runs, run here; servers are judged by {kinds} and "
+        "rate (docs/served.md)",
+    )
 
 
 def _verdict_text(verdict: Verdict, *, is_full: bool) -> list[str]:

@@ -17,7 +17,7 @@ NAME = "contracts/a.yaml::FALSIFY-A-1"
         (f"{NAME}[tiny]", None, "tiny"),
         (f"{NAME}[teacher]", None, "teacher"),
         (NAME, "teacher", "teacher"),
-        (f"{NAME}[tiny]", "teacher", "teacher"),
+        (f"{NAME}[teacher]", "teacher", "teacher"),
     ],
 )
 def test_the_target_is_the_one_that_was_named(repository, name, target, on):
@@ -37,3 +37,13 @@ def test_what_is_not_there_is_told(repository, name, told):
     del repository
     with pytest.raises(ContractError, match=told):
         claim_named(name)
+
+
+@pytest.mark.parametrize("command", [("localize",), ("prompt", "manual")])
+def test_two_targets_that_differ_are_refused(repository, command):
+    told = repository.cli(
+        command[0], f"{NAME}[tiny]", *command[1:], "--target", "teacher", status=2
+    )
+
+    assert "names the target `tiny`, and --target `teacher`" in told
+    assert "to mend: leave out --target, or the brackets" in told
