@@ -27,14 +27,18 @@ class Progress:
     Attributes:
         falsifier: whose survey it is.
         confidence: of the bound that is told.
+        note: what to know of it before it goes on, said once and left to stand; empty: nothing.
         reporter: pytest's own; None: nobody looks.
+        is_terminal: whether a line can be taken away again; else there is nothing but the note.
         capturing: pytest's own, which takes all that is written meanwhile; None: nothing does.
         clock: seconds; for tests.
     """
 
     falsifier: str
     confidence: float
+    note: str = ""
     reporter: Any = None
+    is_terminal: bool = True
     capturing: Any = None
     clock: Callable[[], float] = monotonic
     _shown_at: float = field(init=False)
@@ -44,15 +48,18 @@ class Progress:
         self._shown_at = self.clock()
 
     @classmethod
-    def of(cls, config: pytest.Config, falsifier: str, confidence: float) -> Self:
-        """Return the progress of a survey; silent but on a terminal, and in CI and in workers."""
+    def of(
+        cls, config: pytest.Config, falsifier: str, confidence: float, *, note: str = ""
+    ) -> Self:
+        """Return the progress of a survey; silent in CI and in workers."""
         reporter: Any = config.pluginmanager.getplugin("terminalreporter")
         is_alone = not hasattr(config, "workerinput") and not os.environ.get("CI")
-        is_seen = is_alone and bool(getattr(reporter, "isatty", False))
         return cls(
             falsifier=falsifier,
             confidence=confidence,
-            reporter=reporter if is_seen else None,
+            note=note,
+            reporter=reporter if is_alone else None,
+            is_terminal=bool(getattr(reporter, "isatty", False)),
             capturing=config.pluginmanager.getplugin("capturemanager"),
         )
 
@@ -62,8 +69,10 @@ class Progress:
         if self.reporter is None or self.clock() - self._shown_at < wait:
             return
         if not self._is_shown:
-            self._written(self.reporter.ensure_newline)
+            self._begun()
         self._is_shown, self._shown_at = True, self.clock()
+        if not self.is_terminal:
+            return
         line = self.line(done, total, rate)
         self._written(lambda: self.reporter.rewrite(line, erase=True))
 
@@ -84,9 +93,15 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._is_shown:
+        if self._is_shown and self.is_terminal:
             self._written(lambda: self.reporter.rewrite("", erase=True))
             self._written(lambda: self.reporter.write("\r"))
+
+    def _begun(self) -> None:
+        if self.note or self.is_terminal:
+            self._written(self.reporter.ensure_newline)
+        if self.note:
+            self._written(lambda: self.reporter.write_line(f"{self.falsifier}: {self.note}"))
 
     def _written(self, write: Callable[[], object]) -> None:
         """Write past pytest's own capturing, as its live log does."""

@@ -8,7 +8,7 @@ from pytest_falsify._captures import lasting_scope
 from pytest_falsify._places import Places
 from pytest_falsify._progress import Progress
 from pytest_falsify.checks.kept_outcomes import KeptOutcomes
-from pytest_falsify.checks.survey import run_survey, survey_key
+from pytest_falsify.checks.survey import begins_anew, run_survey, survey_key
 from pytest_falsify.compare.rates import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -41,13 +41,22 @@ def surveyed(
     is_finished = False
     confidence = claim.parameter("confidence", CONFIDENCE)
     try:
-        with Progress.of(config, claim.falsifier.id, confidence) as told:
+        with Progress.of(config, claim.falsifier.id, confidence, note=_note(sessions)) as told:
             found = run_survey(claim, check, sessions, kept=kept, told=told)
         is_finished = True
     finally:
         if kept is not None:
             kept.close(is_finished=is_finished)
     return found
+
+
+def _note(sessions: Sessions) -> str:
+    """Return what to know before hours are spent, or nothing."""
+    names = [f"`{each}`" for each in begins_anew(sessions)]
+    if not names:
+        return ""
+    do = "does" if len(names) == 1 else "do"
+    return f"killed, it would begin anew: {', '.join(names)} {do} not say all that decides answers"
 
 
 def _kept(

@@ -101,11 +101,21 @@ def asked_of(claim: Claim, check: JudgesPrompts) -> tuple[Asked, ...]:
     return tuple(found)
 
 
+def begins_anew(sessions: Sessions) -> tuple[str, ...]:
+    """Return the captures for whose sake a killed survey begins anew.
+
+    The identity of their sessions does not cover what decides their numbers: what they said before
+    may be of something else.
+    """
+    return tuple(
+        name for name, each in sessions.items() if not getattr(each, "is_identity_complete", False)
+    )
+
+
 def survey_key(claim: Claim, check: JudgesPrompts, sessions: Sessions, scope: str) -> str | None:
     """Return the digest of all that decides outcomes but for what is fed.
 
-    None where the identity of a session does not cover what decides its numbers: what it said
-    before may be of something else.
+    None where a killed survey ``begins_anew``.
 
     Args:
         claim: what is tried.
@@ -113,7 +123,7 @@ def survey_key(claim: Claim, check: JudgesPrompts, sessions: Sessions, scope: st
         sessions: the loaded models by the names of their captures.
         scope: what else decides numbers on this machine: code, environment.
     """
-    if not all(getattr(each, "is_identity_complete", False) for each in sessions.values()):
+    if begins_anew(sessions):
         return None
     names = {request.role: request.capture for request in check.requests(claim)}
     identities = {role: sessions[name].identity() for role, name in names.items()}

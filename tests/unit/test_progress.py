@@ -30,6 +30,9 @@ class Terminal:
     def write(self, text):
         self.put(text)
 
+    def write_line(self, line):
+        self.put(f"{line}\n")
+
     def flush(self):
         assert not self.taken
         self.flushed += 1
@@ -46,8 +49,9 @@ def terminal():
     return Terminal()
 
 
-def progress(terminal, clock):
+def progress(terminal, clock, **more):
     return Progress(
+        **more,
         falsifier="FALSIFY-X-001",
         confidence=0.95,
         reporter=terminal,
@@ -80,6 +84,25 @@ def test_a_long_one_keeps_one_line_and_takes_it_away(terminal):
     assert terminal.flushed == 5
 
 
+@pytest.mark.parametrize(("is_terminal", "lines"), [(True, 2), (False, 0)])
+def test_what_to_know_is_said_once_and_stays_also_where_no_line_can_be_taken_away(
+    terminal, is_terminal, lines
+):
+    clock = iter([0.0, *(each for second in range(1, 9) for each in (3.0 * second,) * 2)])
+    more = {"note": "killed, it would begin anew", "is_terminal": is_terminal}
+    with progress(terminal, lambda: next(clock), **more) as told:
+        told(1, 2, None)
+        told(2, 2, None)
+    assert terminal.text.count("FALSIFY-X-001: killed, it would begin anew\n") == 1
+    assert terminal.text.count("prompts") == lines
+
+
+def test_nothing_to_know_is_not_said_where_no_line_can_be_taken_away(terminal):
+    with progress(terminal, iter(range(0, 99, 9)).__next__, is_terminal=False) as told:
+        told(1, 2, None)
+    assert terminal.text == ""
+
+
 def test_an_error_takes_the_line_away_too(terminal):
     told = progress(terminal, iter([0.0, 5.0, 5.0]).__next__)
     with pytest.raises(ZeroDivisionError), told:
@@ -96,10 +119,23 @@ def test_an_error_takes_the_line_away_too(terminal):
         (True, False, "true", False),
     ],
 )
-def test_only_a_person_at_a_terminal_is_told(monkeypatch, isatty, worker, ci, is_seen):
+def test_only_a_person_at_a_terminal_is_told_how_far_it_is(
+    monkeypatch, isatty, worker, ci, is_seen
+):
     monkeypatch.setenv("CI", ci)
     plugins = {"terminalreporter": Terminal(isatty=isatty), "capturemanager": None}
     config = SimpleNamespace(pluginmanager=SimpleNamespace(getplugin=plugins.get))
     if worker:
         config.workerinput = {}
-    assert (Progress.of(config, "FALSIFY-X-001", 0.95).reporter is not None) is is_seen
+    found = Progress.of(config, "FALSIFY-X-001", 0.95)
+    assert (found.reporter is not None and found.is_terminal) is is_seen
+
+
+@pytest.mark.parametrize(("worker", "ci"), [(True, ""), (False, "true")])
+def test_workers_and_ci_are_told_nothing(monkeypatch, worker, ci):
+    monkeypatch.setenv("CI", ci)
+    plugins = {"terminalreporter": Terminal(isatty=False), "capturemanager": None}
+    config = SimpleNamespace(pluginmanager=SimpleNamespace(getplugin=plugins.get))
+    if worker:
+        config.workerinput = {}
+    assert Progress.of(config, "FALSIFY-X-001", 0.95, note="a note").reporter is None

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from pytest_falsify._surveying import _note
 from pytest_falsify.canonical import digest
 from pytest_falsify.checks.claim import Claim
 from pytest_falsify.checks.declared import Declarations
@@ -18,7 +19,7 @@ from pytest_falsify.checks.kept_outcomes import LIFETIME, KeptOutcomes
 from pytest_falsify.checks.marks import Mark
 from pytest_falsify.checks.prompt_outcome import PromptOutcome
 from pytest_falsify.checks.registry import check
-from pytest_falsify.checks.survey import asked_of, run_survey, survey_key
+from pytest_falsify.checks.survey import asked_of, begins_anew, run_survey, survey_key
 from pytest_falsify.contracts.model import (
     CaptureSpec,
     CheckSpec,
@@ -336,6 +337,15 @@ def test_what_an_identity_does_not_cover_is_not_taken_up(claim, sessions):
 
     assert survey_key(claim, RATE, sessions | {"mine": Partly()}, "here") is None
     assert survey_key(claim, RATE, sessions | {"mine": object()}, "here") is None
+    assert begins_anew(sessions) == ()
+    assert begins_anew(sessions | {"mine": Partly()}) == ("mine",)
+
+
+def test_a_long_survey_says_when_it_would_begin_anew_if_it_was_killed(sessions):
+    assert _note(sessions) == ""
+    assert _note(sessions | {"mine": object()}) == (
+        "killed, it would begin anew: `mine` does not say all that decides answers"
+    )
 
 
 def test_another_content_of_the_dataset_makes_evidence_stale(claim, tmp_path):
