@@ -128,24 +128,12 @@ def manifest_text(
         "package": version("pytest-falsify"),
         "format": form,
         "identity": {**identity, "digest": capture.identity.digest},
-        "inputs": {
-            "digest": capture.inputs.digest,
-            "name": capture.inputs.name,
-            "tokens": list(capture.inputs.tokens),
-            **({"forced": list(capture.inputs.forced)} if capture.inputs.forced else {}),
-        },
+        "inputs": _fed(capture.inputs),
         "plan": capture.plan.to_json(),
         "missing": [str(site) for site in capture.missing],
         "continuation": list(capture.continuation),
         "tensors": [
-            {
-                "site": str(site),
-                "dims": each.dims,
-                "positions": runs(each.positions),
-                "mask": each.mask,
-                **({"sketch": asdict(each.sketch)} if each.sketch else {}),
-                **_stored(each.array, files[site]),
-            }
+            {"site": str(site), **_described(each), **_stored(each.array, files[site])}
             for site, each in capture.tensors.items()
         ],
         "logits": [
@@ -279,6 +267,26 @@ def _plan(body: Mapping[str, Any]) -> Plan:
     }
     values["stages"] = in_order(map(canonical, body["stages"]))
     return Plan(**values)
+
+
+def _fed(inputs: TokenInputs) -> dict[str, Any]:
+    forced = {"forced": list(inputs.forced)} if inputs.forced else {}
+    return {
+        "digest": inputs.digest,
+        "name": inputs.name,
+        "tokens": list(inputs.tokens),
+        **forced,
+    }
+
+
+def _described(tensor: CapturedTensor) -> dict[str, Any]:
+    sketch = {"sketch": asdict(tensor.sketch)} if tensor.sketch else {}
+    return {
+        "dims": tensor.dims,
+        "positions": runs(tensor.positions),
+        "mask": tensor.mask,
+        **sketch,
+    }
 
 
 def _stored(array: Array, file: str) -> dict[str, Any]:

@@ -142,31 +142,27 @@ def leg_requests(
     plan = Plan(stages=CACHES, decode_steps=steps)
     oracle = Request(role="oracle", capture=claim.parameter("oracle"), input=name, plan=plan)
     forced = Variant(forced_by=oracle)
-    subject = Request(
+    subject = replace(
+        oracle,
         role="subject",
         capture=claim.parameter("subject"),
-        input=name,
         plan=replace(plan, has_transfer=True),
         variant=forced,
     )
     found = [oracle, subject]
-    found += [
-        Request(
-            role=REPLAY,
-            capture=oracle.capture,
-            input=name,
-            plan=plan,
-            run=run,
-            variant=replace(forced, resumes=subject, sent=is_sent),
-        )
-        for run, is_sent in replays.items()
-        if not _is_served(claim)  # nothing resumes from a cache that nobody shows
-    ]
+    if not _is_served(claim):  # nothing resumes from a cache that nobody shows
+        found += [
+            replace(
+                oracle,
+                role=REPLAY,
+                run=run,
+                variant=replace(forced, resumes=subject, sent=is_sent),
+            )
+            for run, is_sent in replays.items()
+        ]
     noise = claim.parameter("noise")
     if noise is not None:
-        found.append(
-            Request(role="control", capture=noise["control"], input=name, plan=plan, variant=forced)
-        )
+        found.append(replace(oracle, role="control", capture=noise["control"], variant=forced))
     return tuple(found)
 
 

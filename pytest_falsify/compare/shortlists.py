@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,27 +204,22 @@ def told_changes(
         token: where this is, for messages.
     """
     theirs, known = oracle.tokens[:k], oracle.by_token()
-    allowance = _allowance(oracle, control, sigmas)
-
-    def change(chosen: int, margin: float) -> Change:
-        return Change(
-            token=token,
-            oracle=theirs[-1],
-            subject=chosen,
-            margin=margin,
-            allowance=allowance,
-        )
-
-    if not (subject.is_sound and oracle.is_sound):
-        return (ToldChange(change=change(subject.tokens[0], math.nan)),)
-    weakest = oracle.logprobs[len(theirs) - 1]
+    is_sound = subject.is_sound and oracle.is_sound
+    if is_sound:
+        weakest, last = oracle.logprobs[len(theirs) - 1], oracle.logprobs[-1]
+        foreign = (each for each in subject.tokens[:k] if each not in theirs)
+        margins = {each: weakest - known.get(each, last) for each in foreign}
+    else:
+        margins = {subject.tokens[0]: math.nan}
+    told = partial(
+        Change, token=token, oracle=theirs[-1], allowance=_allowance(oracle, control, sigmas)
+    )
     return tuple(
         ToldChange(
-            change=change(each, weakest - known.get(each, oracle.logprobs[-1])),
-            is_least=each not in known,
+            change=told(subject=each, margin=margin),
+            is_least=is_sound and each not in known,
         )
-        for each in subject.tokens[:k]
-        if each not in theirs
+        for each, margin in margins.items()
     )
 
 

@@ -90,18 +90,20 @@ def top_changes(
     is_broken = ~(_is_ordered(x) & _is_ordered(y))
     is_foreign = (mine[:, :, np.newaxis] != theirs[:, np.newaxis, :]).all(axis=2)
     is_foreign[is_broken, 0] = True
-    return tuple(
-        Change(
-            token=int(token),
-            oracle=int(theirs[token, -1]),
-            subject=int(mine[token, place]),
-            margin=math.nan
-            if is_broken[token]
-            else float(x[token, theirs[token, -1]] - x[token, mine[token, place]]),
-            allowance=float(allowances[token]),
+    found = []
+    for token, place in np.argwhere(is_foreign):
+        left_out, taken = theirs[token, -1], mine[token, place]
+        margin = math.nan if is_broken[token] else float(x[token, left_out] - x[token, taken])
+        found.append(
+            Change(
+                token=int(token),
+                oracle=int(left_out),
+                subject=int(taken),
+                margin=margin,
+                allowance=float(allowances[token]),
+            )
         )
-        for token, place in np.argwhere(is_foreign)
-    )
+    return tuple(found)
 
 
 def _is_ordered(logits: Array) -> Array:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_falsify.captures.capture import Capture
+    from pytest_falsify.compare.comparison import Comparison
     from pytest_falsify.localize.evaluation import Evaluator
 
 
@@ -68,15 +69,15 @@ def bisect(
         return Bisection(chain=chain, divergence=chain.divergence, straddle=crossed)
     divergence = None
     if control is not None:
-        noise = judge_noise(comparison, compare_captures(control, oracle))
-        shown = [each.site for each in comparison.sites]
-        divergence = first_divergence(
-            (each.site for each in noise if each.judgement is Judgement.BUG),
-            shown,
-            {},
-            _likely(shown),
-        )
+        divergence = _divergence(comparison, compare_captures(control, oracle))
     return Bisection(chain=None, divergence=divergence, straddle=crossed)
+
+
+def _divergence(comparison: Comparison, noise: Comparison) -> Divergence | None:
+    """Return where the subject first is further from the oracle than the control ever was."""
+    shown = [each.site for each in comparison.sites]
+    bugs = [each.site for each in judge_noise(comparison, noise) if each.judgement is Judgement.BUG]
+    return first_divergence(bugs, shown, {}, _likely(shown))
 
 
 def layer_chain(stages: Sequence[str], layer: int) -> tuple[Site, ...]:

@@ -161,13 +161,8 @@ def compare_routings(
         mine = replace(subject.layers[index].rows(0, count), gate=theirs.gate, bias=theirs.bias)
         known = None if control is None else control.layers[index].rows(0, count)
         noise = ScoreNoise.of(mine, theirs, known, sigmas)
+        layers[index] = _layer(mine, theirs, known, noise, tainted)
         found = _changes(index, mine, theirs, noise, tainted)
-        narrowed = None if known is None else _narrowed(mine.logits, known.logits)
-        layers[index] = replace(
-            _layer(mine, theirs, noise, tainted),
-            narrowed=narrowed,
-            is_calibrated=known is not None,
-        )
         changes += found
         _taint(tainted, found, theirs, known)
     longest = max(len(each.tokens) for each in runs)
@@ -263,7 +258,11 @@ def _taint(
 
 
 def _layer(
-    mine: LayerRouting, theirs: LayerRouting, noise: ScoreNoise, tainted: Array
+    mine: LayerRouting,
+    theirs: LayerRouting,
+    known: LayerRouting | None,
+    noise: ScoreNoise,
+    tainted: Array,
 ) -> LayerDifference:
     chosen, wanted = _is_chosen(mine), _is_chosen(theirs)
     either, both = (chosen | wanted).sum(axis=1), (chosen & wanted).sum(axis=1)
@@ -279,6 +278,8 @@ def _layer(
         misweighed=tuple(np.flatnonzero(is_misweighed(mine)).tolist()),
         ratio=ratio,
         limit=limit,
+        is_calibrated=known is not None,
+        narrowed=None if known is None else _narrowed(mine.logits, known.logits),
     )
 
 

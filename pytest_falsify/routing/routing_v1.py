@@ -78,17 +78,22 @@ def write_routing(
     folder = run_folder(root, routing.facts.run_id)
     raise_any(tuple(value_issues(routing)), folder, {})
     with new_folder(folder, replaces=is_routing if replaces else None) as temporary:
-        write_tensors(temporary / TENSORS, tensors_of(routing))
-        texts = {RAW_TRACE: "".join(_lines(routing)), LAYOUT: canonical_text(grid_of(routing))}
-        texts |= derived_texts(derived or {})
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        files = {each.name: bytes_digest(each) for each in sorted(temporary.iterdir())}
-        body = manifest_of(routing, kind, files)
-        (temporary / MANIFEST).write_text(canonical_text(body), encoding="utf-8")
-        for each in temporary.iterdir():
-            sync(each)
+        _write_files(routing, temporary, kind, derived or {})
     return folder
+
+
+def _write_files(routing: Routing, folder: Path, kind: str, derived: Mapping[str, Any]) -> None:
+    """Write the files of a run into an empty folder, the manifest with their digests last."""
+    write_tensors(folder / TENSORS, tensors_of(routing))
+    texts = {RAW_TRACE: "".join(_lines(routing)), LAYOUT: canonical_text(grid_of(routing))}
+    texts |= derived_texts(derived)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    files = {each.name: bytes_digest(each) for each in sorted(folder.iterdir())}
+    body = manifest_of(routing, kind, files)
+    (folder / MANIFEST).write_text(canonical_text(body), encoding="utf-8")
+    for each in folder.iterdir():
+        sync(each)
 
 
 def bytes_digest(path: Path) -> str:
