@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     import pytest
 
@@ -84,15 +83,8 @@ class Progress:
         _, high = rate.interval(self.confidence)
         return f"{told}, {rate.count} differ, upper bound {high * 100:.2g} %"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the line away."""
         if self._is_shown and self.is_terminal:
             self._written(lambda: self.reporter.rewrite("", erase=True))
             self._written(lambda: self.reporter.write("\r"))

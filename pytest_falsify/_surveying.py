@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from pytest_falsify._captures import lasting_scope
@@ -41,7 +42,8 @@ def surveyed(
     is_finished = False
     confidence = claim.parameter("confidence", CONFIDENCE)
     try:
-        with Progress.of(config, claim.falsifier.id, confidence, note=_note(sessions)) as told:
+        progress = Progress.of(config, claim.falsifier.id, confidence, note=_note(sessions))
+        with closing(progress) as told:
             found = run_survey(claim, check, sessions, kept=kept, told=told)
         is_finished = True
     finally:

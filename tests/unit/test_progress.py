@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +67,7 @@ def test_the_line_says_how_many_differ_and_how_many_may(terminal):
 
 
 def test_a_short_survey_says_nothing(terminal):
-    with progress(terminal, lambda: 1.0) as told:
+    with closing(progress(terminal, lambda: 1.0)) as told:
         told(1, 2, None)
         told(2, 2, None)
     assert terminal.text == ""
@@ -75,7 +75,7 @@ def test_a_short_survey_says_nothing(terminal):
 
 def test_a_long_one_keeps_one_line_and_takes_it_away(terminal):
     seconds = iter([0.0, 1.9, 2.1, 2.1, 2.2, 2.4, 2.4])
-    with progress(terminal, lambda: next(seconds)) as told:
+    with closing(progress(terminal, lambda: next(seconds))) as told:
         for done in (1, 2, 3, 4):
             told(done, 9, None)
     told_of = [part.strip() for part in terminal.text.split("\r")]
@@ -90,7 +90,7 @@ def test_what_to_know_is_said_once_and_stays_also_where_no_line_can_be_taken_awa
 ):
     clock = iter([0.0, *(each for second in range(1, 9) for each in (3.0 * second,) * 2)])
     more = {"note": "killed, it would begin anew", "is_terminal": is_terminal}
-    with progress(terminal, lambda: next(clock), **more) as told:
+    with closing(progress(terminal, lambda: next(clock), **more)) as told:
         told(1, 2, None)
         told(2, 2, None)
     assert terminal.text.count("FALSIFY-X-001: killed, it would begin anew\n") == 1
@@ -98,14 +98,14 @@ def test_what_to_know_is_said_once_and_stays_also_where_no_line_can_be_taken_awa
 
 
 def test_nothing_to_know_is_not_said_where_no_line_can_be_taken_away(terminal):
-    with progress(terminal, iter(range(0, 99, 9)).__next__, is_terminal=False) as told:
+    with closing(progress(terminal, iter(range(0, 99, 9)).__next__, is_terminal=False)) as told:
         told(1, 2, None)
     assert terminal.text == ""
 
 
 def test_an_error_takes_the_line_away_too(terminal):
     told = progress(terminal, iter([0.0, 5.0, 5.0]).__next__)
-    with pytest.raises(ZeroDivisionError), told:
+    with pytest.raises(ZeroDivisionError), closing(told):
         told(1, 2, Rate(count=1, total=0))
     assert terminal.text.endswith("\r")
 

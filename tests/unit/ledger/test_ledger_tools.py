@@ -31,7 +31,7 @@ from pytest_falsify.ledger.document import parse, to_text
 from pytest_falsify.ledger.intoto import statements
 from pytest_falsify.ledger.journal import Run
 from pytest_falsify.ledger.merge import fold, merge, retract
-from pytest_falsify.ledger.runs import merge_runs
+from pytest_falsify.ledger.runs import usable
 from pytest_falsify.ledger.signing import check_signature, sign, wrong_signatures
 from pytest_falsify.ledger.status import Status, judge
 from pytest_falsify.ledger.textconv import textconv
@@ -40,7 +40,6 @@ from pytest_falsify.ledger.why import why
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "ledger"
 LIVE, SECOND = evidence(faults=CAUGHT), evidence(faults=CAUGHT, on="b")
-ENTRIES = {CONTRACT: {FALSIFIER: facts()}}
 
 
 def run(*records, complete=True):
@@ -59,8 +58,8 @@ def status(ledger):
     return judge(ledger.blocks[FALSIFIER])[0]
 
 
-def merged(*runs, **before):
-    return merge_runs(runs, before, ENTRIES)[CONTRACT]
+def merged(*runs):
+    return fold(None, CONTRACT, {FALSIFIER: facts()}, usable(runs))
 
 
 def test_two_machines_records_discharge_together_in_any_order():
