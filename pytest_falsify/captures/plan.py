@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES, TRANSFER, Scope, Site, in_order
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CACHES = ("k_cache", "v_cache")
 
@@ -62,27 +59,13 @@ class Plan:
         """The positions, each once and in order."""
         return None if self.positions is None else tuple(sorted(set(self.positions)))
 
-    def sites(self, layer_count: int) -> Iterator[Site]:
-        """Yield the sites of this plan on a model, in causal order.
+    def sites(self, layer_count: int) -> tuple[Site, ...]:
+        """Return the sites of this plan on a model, in causal order.
 
         Raises:
             CaptureError: when a layer is out of the model's range.
         """
-        layers = range(layer_count) if self.layers is None else self.layers
-        for layer in layers:
-            if not 0 <= layer < layer_count:
-                msg = f"layer {layer} is out of range"
-                raise CaptureError(msg, expected=f"a layer of 0..{layer_count - 1}")
-        found = [
-            Site(step, layer, name)
-            for step in range(self.decode_steps + 1)
-            for name in self.named_stages
-            for layer in (layers if STAGES[name].scope is Scope.LAYER else (None,))
-        ]
-        if self.has_transfer:
-            caches = [name for name in self.named_stages if name in CACHES]
-            found += [Site(TRANSFER, layer, name) for name in caches for layer in layers]
-        yield from sorted(found, key=lambda site: site.causal_key)
+        return _sites(self, layer_count)
 
     def covers(self, other: Plan) -> bool:
         """Tell whether a run of this plan also shows all that the other asks for."""
@@ -125,3 +108,22 @@ class Plan:
         if self.has_transfer:
             plan["has_transfer"] = True
         return plan
+
+
+@lru_cache(maxsize=256)
+def _sites(plan: Plan, layer_count: int) -> tuple[Site, ...]:
+    layers = range(layer_count) if plan.layers is None else plan.layers
+    for layer in layers:
+        if not 0 <= layer < layer_count:
+            msg = f"layer {layer} is out of range"
+            raise CaptureError(msg, expected=f"a layer of 0..{layer_count - 1}")
+    found = [
+        Site(step, layer, name)
+        for step in range(plan.decode_steps + 1)
+        for name in plan.named_stages
+        for layer in (layers if STAGES[name].scope is Scope.LAYER else (None,))
+    ]
+    if plan.has_transfer:
+        caches = [name for name in plan.named_stages if name in CACHES]
+        found += [Site(TRANSFER, layer, name) for name in caches for layer in layers]
+    return tuple(sorted(found, key=lambda site: site.causal_key))

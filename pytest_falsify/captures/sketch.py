@@ -22,9 +22,12 @@ from pytest_falsify.errors import AlignmentError
 from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_falsify.stages.vocabulary import Site
 
     Array = np.ndarray[Any, Any]
+    Product = Callable[[Array, Array], Array]
 
 PROJECTIONS = 16
 TOKENS, PROJECTED = "t", "p"
@@ -51,73 +54,116 @@ class Sketch:
     seed: int = 0
 
 
-def sketched(site: Site, tensor: CapturedTensor, *, seed: int = 0) -> CapturedTensor:
+def product(values: Array, signs: Array) -> Array:
+    """Return the product of two matrices, or of two stacks of them.
+
+    An infinity becomes NaN and not a warning: so it stays visible.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: Array = values @ signs
+        return found
+
+
+def sketched(
+    site: Site, tensor: CapturedTensor, *, seed: int = 0, multiply: Product = product
+) -> CapturedTensor:
     """Return the sketch of a tensor: (tokens, projections) float32, or float64 of float64.
 
     Ids are left as they are, for they are judged by equality, and so is what is no larger.
+
+    Args:
+        site: whose tensor it is.
+        tensor: of a session, or a sketch already.
+        seed: of the signs.
+        multiply: makes the product of two matrices; another one rounds otherwise.
 
     Raises:
         AlignmentError: when the tensor has no axis of tokens.
     """
     if tensor.sketch or STAGES[site.stage].is_index:
         return tensor
-    sketch = _sketch(tensor.dims, tensor.array.shape, seed)
-    if sketch is None:
+    is_wide = tensor.array.dtype == np.float64
+    way = _way(tensor.dims, tensor.array.shape, seed, np.float64 if is_wide else np.float32)
+    if way is None:
         msg = f"{site} cannot be sketched: {tensor.describe()}"
         raise AlignmentError(msg, expected="one axis for each name, and one of them tokens")
-    if sketch.width <= PROJECTIONS:
+    if way.sketch.width <= PROJECTIONS:
         return tensor
-    projected = _projected(tensor.array, tensor.dims.split().index(TOKENS), sketch)
     return CapturedTensor(
-        array=projected, dims=DIMS, positions=tensor.positions, mask=tensor.mask, sketch=sketch
+        array=way.projected(tensor.array, multiply),
+        dims=DIMS,
+        positions=tensor.positions,
+        mask=tensor.mask,
+        sketch=way.sketch,
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How tensors of some dims, shape and dtype are sketched.
+
+    Attributes:
+        sketch: what it makes of them.
+        shape: what they are seen as: (before, tokens, after), without the first where it is 1.
+        signs: (before, after, projections), likewise.
+    """
+
+    sketch: Sketch
+    shape: tuple[int, ...]
+    signs: Array
+
+    def projected(self, array: Array, multiply: Product) -> Array:
+        """Return the projections of each token: (tokens, projections).
+
+        What stands before the tokens, as heads may, is summed last, for moving it would be a copy.
+        """
+        values = array.reshape(self.shape).astype(self.signs.dtype, copy=False)
+        if self.signs.ndim == len(DIMS.split()):
+            return multiply(values, self.signs)
+        found: Array = product(values, self.signs).sum(axis=0)
+        return found
+
+
 @lru_cache(maxsize=64)
-def _sketch(dims: str, shape: tuple[int, ...], seed: int) -> Sketch | None:
-    """Return how a tensor of some dims and shape is sketched, or None when it cannot be."""
+def _way(dims: str, shape: tuple[int, ...], seed: int, dtype: type) -> _Way | None:
+    """Return how tensors are sketched, or None when they cannot be."""
     names = dims.split()
     if len(shape) != len(names) or TOKENS not in names:
         return None
     others = [each for each in zip(names, shape, strict=True) if each[0] != TOKENS]
-    return Sketch(
+    sketch = Sketch(
         dims=" ".join((TOKENS, *(name for name, _ in others))),
         width=prod(length for _, length in others),
         seed=seed,
     )
-
-
-def _projected(array: Array, axis: int, sketch: Sketch) -> Array:
-    """Return the projections of each token: (tokens, projections).
-
-    What stands before the tokens, as heads may, is summed last, for moving it would be a copy.
-
-    Args:
-        array: the values in any order of axes.
-        axis: where its tokens are.
-        sketch: how it is sketched.
-    """
-    dtype = np.float64 if array.dtype == np.float64 else np.float32
-    before, tokens = prod(array.shape[:axis]), array.shape[axis]
-    values: Array = array.reshape(before, tokens, -1).astype(dtype, copy=False)
-    signs: Array = _signs(sketch.width, sketch.seed).astype(dtype, copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):  # an infinity becomes NaN: it stays visible
-        parts: Array = values @ signs.reshape(before, -1, PROJECTIONS)
-        found: Array = parts[0] if before == 1 else parts.sum(axis=0)
-    return found
+    axis = names.index(TOKENS)
+    before, tokens, after = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+    signs = _signs(sketch.width, seed, dtype)
+    if before == 1:
+        return _Way(sketch=sketch, shape=(tokens, after), signs=signs)
+    return _Way(
+        sketch=sketch,
+        shape=(before, tokens, after),
+        signs=signs.reshape(before, after, PROJECTIONS),
+    )
 
 
 class Sketching:
-    """A sink that keeps sketches and no tensor, so none need be copied for it."""
+    """A sink that keeps sketches and no tensor, so none need be copied for it.
+
+    Args:
+        multiply: makes the product of two matrices.
+    """
 
     borrows: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(self, multiply: Product = product) -> None:
         self.seen: dict[Site, CapturedTensor] = {}
+        self.multiply = multiply
 
     def __call__(self, site: Site, tensor: CapturedTensor, /) -> None:
         """Take one tensor."""
-        found = sketched(site, tensor)
+        found = sketched(site, tensor, multiply=self.multiply)
         # What is no sketch is still the engine's own memory.
         self.seen[site] = found if found.sketch else replace(found, array=found.array.copy())
 
@@ -157,8 +203,9 @@ def _ordered(tensor: CapturedTensor, sketch: Sketch) -> CapturedTensor:
 
 
 @lru_cache(maxsize=16)
-def _signs(width: int, seed: int) -> Array:
-    """Return (width, projections) float32 of -1 and 1, the same for ever: SHAKE-256's bits."""
+def _signs(width: int, seed: int, dtype: type) -> Array:
+    """Return (width, projections) of -1 and 1, the same for ever: SHAKE-256's bits."""
     stream = hashlib.shake_256(f"pytest-falsify sketch {seed} {width}".encode())
     bits = np.unpackbits(np.frombuffer(stream.digest(width * PROJECTIONS // 8), np.uint8))
-    return (2.0 * bits - 1.0).astype(np.float32).reshape(width, PROJECTIONS)
+    signs: Array = (2.0 * bits - 1.0).astype(dtype).reshape(width, PROJECTIONS)
+    return signs

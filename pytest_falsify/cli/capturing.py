@@ -160,7 +160,7 @@ class Watched:
 
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """See ``Session``; a line is kept up to date on the standard error output."""
-        progress = Progress(total=sum(1 for _ in plan.sites(self.layer_count)))
+        progress = Progress(total=len(plan.sites(self.layer_count)))
 
         try:
             return self.session.run(inputs, plan, Told(self.sink or sink, progress))

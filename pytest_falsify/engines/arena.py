@@ -9,7 +9,7 @@ from weakref import ref
 
 import numpy as np
 
-from pytest_falsify.engines.arrays import numpy_dtype
+from pytest_falsify.engines.arrays import as_numpy
 
 if TYPE_CHECKING:
     import torch
@@ -62,11 +62,10 @@ class Arena:
 
     def copy(self, tensor: torch.Tensor) -> Array:
         """Return a copy in C order."""
-        import torch
-
-        place = self._place(tensor.nbytes)
-        torch.from_numpy(place).view(tensor.dtype).view(tensor.shape).copy_(tensor)
-        return place.view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+        values = as_numpy(tensor)
+        found = self._place(values.nbytes).view(values.dtype).reshape(values.shape)
+        np.copyto(found, values)
+        return found
 
     def _place(self, count: int) -> Array:
         """Return so many bytes that nobody else has."""

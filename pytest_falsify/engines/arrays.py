@@ -27,6 +27,14 @@ def as_numpy(tensor: torch.Tensor) -> Array:
     return array
 
 
+def multiply(left: Array, right: Array) -> Array:
+    """Return the product of two matrices, by torch: with few columns it is faster than NumPy."""
+    import torch
+
+    found: Array = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    return found
+
+
 @lru_cache(maxsize=32)
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     """Return the dtype that ``as_numpy`` gives a tensor of a dtype."""

@@ -249,7 +249,7 @@ class CommandSession:
         return run_by_prefill(inputs, plan, sink, forward)
 
     def _shown(self, tokens: tuple[int, ...], plan: Plan) -> dict[Site, CapturedTensor]:
-        sites = tuple(plan.sites(self.layer_count))
+        sites = plan.sites(self.layer_count)
         layers = sorted({site.layer for site in sites if site.layer is not None})
         values = {
             "model": str(self.model),

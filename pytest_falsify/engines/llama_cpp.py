@@ -207,7 +207,7 @@ class LlamaCppSession:
     def run(self, inputs: TokenInputs, plan: Plan, sink: Sink) -> Answer:
         """Prefill, then decode with the cache; hand each planned tensor to the sink."""
         self._must_fit(inputs, plan)
-        sites = tuple(plan.sites(self.layer_count))
+        sites = plan.sites(self.layer_count)
         last = sites[-1] if sites and not plan.needs_answer else None
         eye = Eye() if sites else None
         logits: list[np.ndarray[Any, Any]] = []

@@ -59,7 +59,7 @@ def seeing(
     if not asked.named_stages:
         msg = f"{who}: nothing is asked of a run without `{LOGITS.stage}`"
         raise CaptureError(msg, expected=f"`{LOGITS.stage}` among the stages that it shows")
-    sites = tuple(one_step.sites(layer_count))
+    sites = one_step.sites(layer_count)
 
     def forward(tokens: tuple[int, ...]) -> Seen:
         found = show(tokens, asked)

@@ -186,7 +186,7 @@ class PythonSession:
         takes_model = "model" in inspect.signature(run).parameters
         result = run(inputs, plan, model=self.model) if takes_model else run(inputs, plan)
         arrays = {self._site(key): np.array(value) for key, value in result.items()}
-        wanted = list(plan.sites(self.layer_count))
+        wanted = plan.sites(self.layer_count)
         missing = [str(site) for site in wanted if site not in arrays]
         if missing:
             msg = f"engine `{self.function.name}` did not return {len(missing)} sites that it shows"

@@ -98,7 +98,7 @@ STAGES: dict[str, Stage] = _Stages(
 
 ALIASES = {"layer_output": "post_ffn_residual"}
 
-_ORDER = {name: position for position, name in enumerate(STAGES)}
+_PLACES = {name: (stage.scope.value, order) for order, (name, stage) in enumerate(STAGES.items())}
 
 TRANSFER = -1
 """The step between prefill and decode: the cache as it arrived where the decode steps run."""
@@ -120,7 +120,8 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _key(name: str, layer: int) -> tuple[int, int, int]:
-    return STAGES[name].scope.value, layer, _ORDER.get(name, 0)
+    scope, order = _PLACES.get(name) or (STAGES[name].scope.value, 0)
+    return scope, layer, order
 
 
 def canonical(name: str) -> str:
