@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_falsify.stages.operations import scaled_scores, usual_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -51,24 +51,39 @@ def watched(model: Any, wanted: Wanted, inside: Inside) -> Iterator[None]:
     if not wanted:
         yield
         return
+    with attending(model, PREFIX, _attend):
+        token = _watcher.set((wanted, inside))
+        try:
+            yield
+        finally:
+            _watcher.reset(token)
+
+
+@contextmanager
+def attending(model: Any, prefix: str, attend: Callable[..., Any]) -> Iterator[None]:
+    """Let a function of ours be a model's attention, and leave the model as it was.
+
+    Args:
+        model: a model of transformers.
+        prefix: before the name of the model's own function, it is the name of ours.
+        attend: is given that name, and then what the model's own function is given.
+    """
     usual = model.config._attn_implementation  # noqa: SLF001 - transformers has no other name for it
-    _register(usual)
-    model.set_attn_implementation(PREFIX + usual)
-    token = _watcher.set((wanted, inside))
+    _register(prefix, usual, attend)
+    model.set_attn_implementation(prefix + usual)
     try:
         yield
     finally:
-        _watcher.reset(token)
         model.set_attn_implementation(usual)
 
 
 @cache
-def _register(name: str) -> None:
+def _register(prefix: str, name: str, attend: Callable[..., Any]) -> None:
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-    AttentionInterface.register(PREFIX + name, partial(_attend, name))
-    AttentionMaskInterface.register(PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+    AttentionInterface.register(prefix + name, partial(attend, name))
+    AttentionMaskInterface.register(prefix + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
 
 
 def _attend(  # noqa: PLR0917 - transformers calls it so

@@ -7,11 +7,11 @@ stream or a cache, has them too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.engines.attention import attending
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.operations import usual_attention
 from pytest_falsify.stages.vocabulary import Site
@@ -105,26 +105,13 @@ def _put(tensor: torch.Tensor, write: Write, part: slice = slice(None)) -> None:
 
 @contextmanager
 def _inside(model: Any, writes: Mapping[Site, Write]) -> Iterator[None]:
-    usual = model.config._attn_implementation  # noqa: SLF001 - transformers has no other name for it
     before = _writes.get()
-    if not before:
-        _register(usual)
-        model.set_attn_implementation(PREFIX + usual)
-    token = _writes.set((*before, writes))
-    try:
-        yield
-    finally:
-        _writes.reset(token)
-        model.set_attn_implementation(usual)
-
-
-@cache
-def _register(name: str) -> None:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
-
-    AttentionInterface.register(PREFIX + name, partial(_attend, name))
-    AttentionMaskInterface.register(PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+    with nullcontext() if before else attending(model, PREFIX, _attend):
+        token = _writes.set((*before, writes))
+        try:
+            yield
+        finally:
+            _writes.reset(token)
 
 
 def _attend(

@@ -224,7 +224,7 @@ class TransformersSession:
             longest = self._longest(plan)
             size, side = (self.settings["batch"][key] for key in ("size", "padding"))
             batch = beside(inputs, size=size, side=side, longest=longest)
-        return self._answers(batch, plan, (sink,))[0]
+        return self.run_batch(batch, plan, (sink,))[0]
 
     def run_batch(self, batch: Batch, plan: Plan, sinks: tuple[Sink, ...]) -> tuple[Answer, ...]:
         """Run several inputs as one padded batch, each with a sink that never sees padding.
@@ -232,9 +232,6 @@ class TransformersSession:
         Raises:
             CaptureError: when the plan or an input does not fit the model.
         """
-        return self._answers(batch, plan, sinks)
-
-    def _answers(self, batch: Batch, plan: Plan, sinks: tuple[Sink, ...]) -> tuple[Answer, ...]:
         for each in batch.rows:
             self.must_fit(each, plan)
         if plan.decode_steps and batch.is_padded and batch.side == RIGHT:
