@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from dataclasses import replace
@@ -189,24 +190,33 @@ def _shown(contract: Contract, entry: Falsifier, place: str, evidence: Path) -> 
     show_default=True,
 )
 def new(model: str, subject: Sequence[str], oracle: Sequence[str], device: str, out: Path) -> None:
-    """Write a commented starter contract for MODEL: a folder relative to the contract, or a name.
+    """Write a commented starter contract for MODEL: a folder, or a name in a model hub.
 
-    For example: pytest-falsify new ../models/mine --subject dtype=bfloat16
+    A folder is looked for where the contract is going to be, and then here. For example:
+    pytest-falsify new models/mine --subject dtype=bfloat16
     """
     if out.exists():
         msg = "there is a file already"
         raise FalsifyError(msg, path=out, remedy="name another one with --out")
     text = starter(
-        model,
+        _from_contract(model, out.parent),
         subject=_capture(subject or ("attention=sdpa",)),
         oracle=_capture(oracle),
-        file=out.name,
+        file=out.as_posix(),
         device=device,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     load(out)
     click.echo(f"{out}: try it with pytest --falsify {out}")
+
+
+def _from_contract(model: str, folder: Path) -> str:
+    """Return a model that was named from here as a contract in a folder names it."""
+    if (folder / model).exists() or not Path(model).exists():
+        return model
+    path = Path(os.path.relpath(model, folder)).as_posix()
+    return path if path.startswith(".") else f"./{path}"
 
 
 def _capture(options: Sequence[str]) -> StarterCapture:

@@ -74,7 +74,7 @@ def _hub_folder(target: Target) -> Path:
     except HFValidationError as error:
         raise absent(target, "a folder, or owner/name in a model hub") from error
     except LocalEntryNotFoundError as error:
-        msg = f"target `{target.name}`: model {target.model} is not in the local cache"
+        msg = f"target `{target.name}`: model {target.model} is not in the local cache, nor a folder beside the contract"
         raise Blocked(msg, remedy=command) from error
     return Path(found)
 

@@ -189,6 +189,27 @@ def test_new_writes_a_contract_that_loads_and_says_how_to_try_it(tree):
     assert len(contract.falsifiers) >= 2
 
 
+@pytest.mark.parametrize(
+    ("model", "out", "written"),
+    [
+        ("models/mine", "contracts/new.yaml", "../models/mine"),
+        ("./models/mine", "contracts/new.yaml", "../models/mine"),
+        ("../models/mine", "contracts/new.yaml", "../models/mine"),
+        ("models/mine", "new.yaml", "models/mine"),
+        ("contracts", "new.yaml", "contracts"),
+        ("owner/name", "contracts/new.yaml", "owner/name"),
+    ],
+)
+def test_new_takes_a_folder_as_it_is_seen_from_here_too(tree, model, out, written):
+    (tree / "models/mine").mkdir(parents=True)
+
+    result = run("new", model, "--out", out)
+
+    assert load(tree / out).targets["first"].model == written
+    assert f"pytest --falsify {out}" in result.output
+    assert f"#   pytest --falsify {out}\n" in (tree / out).read_text()
+
+
 def test_new_replaces_nothing(tree):
     result = run("new", "./model", "--out", "contracts/one.yaml")
 
