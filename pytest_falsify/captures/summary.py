@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,8 +73,14 @@ class Summary:
 def _sum(values: Array) -> float:
     """Return a sum by blocks: BLAS is faster than NumPy, and its blocks are summed in float64."""
     whole = values.size // _BLOCK * _BLOCK
-    blocks = values[:whole].reshape(-1, _BLOCK) @ np.ones(_BLOCK, values.dtype)
-    return float(blocks.sum(dtype=np.float64) + values[whole:].sum(dtype=np.float64))
+    blocks = values[:whole].reshape(-1, _BLOCK) @ _ones(values.dtype)
+    rest = values[whole:].sum(dtype=np.float64) if whole < values.size else 0.0
+    return float(blocks.sum(dtype=np.float64) + rest)
+
+
+@lru_cache(maxsize=2)
+def _ones(dtype: np.dtype[Any]) -> Array:
+    return np.ones(_BLOCK, dtype)
 
 
 class Summarising:

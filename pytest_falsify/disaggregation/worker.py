@@ -199,7 +199,8 @@ class Worker:
 
         end = start + len(tokens)
         own = Member(index=0, positions=tuple(range(start, end)), columns=end)
-        out = HandOut(step=step, members=((own, sink),), waits=self.session.device != "cpu")
+        out = HandOut(waits=self.session.device != "cpu")
+        out.begin(step, [(own, sink)])
         watch = self.session.watch(plan)
         fed = torch.tensor([tokens], device=self.session.device)
         with ExitStack() as stack:

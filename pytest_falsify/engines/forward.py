@@ -157,15 +157,17 @@ class Forward:
         fed = self.batch.filled(PADDING, [each.tokens for each in self.batch.rows])
         cache = None
         stopped_at = None
-        for step in range(self.plan.decode_steps + 1):
-            output = self._step(step, fed, cache)
-            if output is None:
-                stopped_at = self.end[0] if self.end else None
-                break
-            cache = output.past_key_values
-            self._keep(step, output.logits, said)
-            if step < self.plan.decode_steps:
-                fed = [[each.next_token(step)] for each in said]
+        out = HandOut(waits=self.device != "cpu", arena=self.arena)
+        with self.watch.watching(self.model, out.show) if self.watch else nullcontext():
+            for step in range(self.plan.decode_steps + 1):
+                output = self._step(out, step, fed, cache)
+                if output is None:
+                    stopped_at = self.end[0] if self.end else None
+                    break
+                cache = output.past_key_values
+                self._keep(step, output.logits, said)
+                if step < self.plan.decode_steps:
+                    fed = [[each.next_token(step)] for each in said]
         return tuple(
             Answer(
                 logits=tuple(each.logits), continuation=tuple(each.greedy), stopped_at=stopped_at
@@ -173,18 +175,15 @@ class Forward:
             for each in said
         )
 
-    def _step(self, step: int, fed: list[list[int]], cache: Any) -> Any:
+    def _step(self, out: HandOut, step: int, fed: list[list[int]], cache: Any) -> Any:
         """Return what the model puts out, or None when it was stopped on the way."""
-        out = HandOut(
-            step=step,
-            members=tuple((self._member(step, row), sink) for row, sink in enumerate(self.sinks)),
-            waits=self.device != "cpu",
-            arena=self.arena,
+        out.begin(
+            step,
+            ((self._member(step, row), sink) for row, sink in enumerate(self.sinks)),
             last=self.end[1] if self.end and step == self.plan.decode_steps else None,
         )
         output = None
-        watching = self.watch.watching(self.model, out.show) if self.watch else nullcontext()
-        with suppress(Stopped), watching:
+        with suppress(Stopped):
             output = self.model(
                 input_ids=self._tensor(fed),
                 past_key_values=cache,

@@ -1,4 +1,4 @@
-"""From one step of a padded batch to the sinks: each sequence's own rows, off the device.
+"""From the steps of a padded batch to the sinks: each sequence's own rows, off the device.
 
 On the CPU a tensor is handed out the moment it is seen. On an accelerator copies stay there until
 the step ends; then all of them go to pinned memory on a stream of their own, and the host waits
@@ -17,6 +17,8 @@ from pytest_falsify.engines.arrays import as_numpy
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     import torch
 
@@ -111,23 +113,32 @@ class _Waiting:
 
 @dataclass(slots=True, kw_only=True)
 class HandOut:
-    """Hands the tensors of one step to the sinks of the sequences.
+    """Hands the tensors of a run to the sinks of the sequences, step by step.
 
     Attributes:
-        step: 0 for the prefill, n for the nth decode step.
-        members: the sequences that are watched, each with who takes its tensors.
         waits: keep copies on the device until ``finish``.
-        last: after how many stages and layers nothing more is wanted; None: the step runs through.
         arena: where copies on the host are kept.
     """
 
-    step: int
-    members: tuple[tuple[Member, Sink], ...]
     waits: bool = False
-    last: int | None = None
     arena: Arena = field(default_factory=Arena)
+    _step: int = 0
+    _members: tuple[tuple[Member, Sink], ...] = ()
+    _left: int | None = None
     _waiting: list[_Waiting] = field(default_factory=list)
-    _seen: int = 0
+
+    def begin(
+        self, step: int, members: Iterable[tuple[Member, Sink]], *, last: int | None = None
+    ) -> None:
+        """Begin a step.
+
+        Args:
+            step: 0 for the prefill, n for the nth decode step.
+            members: the sequences that are watched, each with who takes its tensors.
+            last: after how many stages and layers nothing more is wanted; None: the step runs
+                through.
+        """
+        self._step, self._members, self._left = step, tuple(members), last
 
     def show(self, layer: int | None, stage: str, batch: torch.Tensor) -> None:
         """Take the tensor of one site; it may be written to afterwards.
@@ -135,17 +146,18 @@ class HandOut:
         Raises:
             Stopped: when it was the last one that is wanted.
         """
-        site = Site(self.step, layer, stage)
-        for member, sink in self.members:
+        site = Site(self._step, layer, stage)
+        for member, sink in self._members:
             part, positions = member.own(stage, batch)
             if self.waits:
                 self._waiting.append(_Waiting(_copy(part), site, positions, sink))
             else:
                 array = as_numpy(part) if borrows(sink) else self.arena.copy(part)
                 sink(site, _captured(site, array, positions))
-        self._seen += 1
-        if self._seen == self.last:
-            raise Stopped
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                raise Stopped
 
     def finish(self) -> None:
         """Bring to the host what is still on the device, and hand it out in the order it came."""

@@ -160,6 +160,7 @@ class TransformersSession:
     rounding: Rounding | None = None
     writes: Mapping[Site, Write] = field(default_factory=dict)
     arena: Arena = field(default_factory=Arena)
+    _watches: dict[Plan, Watch] = field(default_factory=dict, repr=False)
     understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
     multiply = staticmethod(multiply)
 
@@ -293,10 +294,13 @@ class TransformersSession:
         """
         if plan.stages == ():
             return None
-        for stage in plan.named_stages:
-            self.visible.must_show(stage, self.settings["attention"])
-        sites = filter(self.has, plan.sites(self.layer_count))
-        return Watch.of(self.visible.family, [each for each in sites if each.step == 0])
+        if plan not in self._watches:
+            for stage in plan.named_stages:
+                self.visible.must_show(stage, self.settings["attention"])
+            sites = filter(self.has, plan.sites(self.layer_count))
+            prefill = [each for each in sites if each.step == 0]
+            self._watches[plan] = Watch.of(self.visible.family, prefill)
+        return self._watches[plan]
 
     def must_fit(self, inputs: TokenInputs, plan: Plan) -> None:
         """Refuse inputs that the model cannot take.

@@ -25,11 +25,8 @@ def member(**more):
 
 def handed_out(tensors, *, waits, members=None):
     seen = []
-    out = HandOut(
-        step=0,
-        members=tuple((each, lambda *got: seen.append(got)) for each in members or [member()]),
-        waits=waits,
-    )
+    out = HandOut(waits=waits)
+    out.begin(0, ((each, lambda *got: seen.append(got)) for each in members or [member()]))
     for layer, tensor in enumerate(tensors):
         out.show(layer, "attn_out", tensor)
         tensor.zero_()  # as a model may do after it was shown
@@ -59,7 +56,8 @@ def test_what_waited_is_what_would_have_come_at_once():
 
 def test_nothing_is_handed_out_before_the_step_ends():
     seen = []
-    out = HandOut(step=0, members=((member(), lambda *got: seen.append(got)),), waits=True)
+    out = HandOut(waits=True)
+    out.begin(0, [(member(), lambda *got: seen.append(got))])
 
     out.show(0, "attn_out", tensors()[0])
     assert seen == []
@@ -101,7 +99,8 @@ def test_a_sliding_window_has_lost_the_oldest_columns_padding_first(shown, first
 
 def test_a_step_that_has_shown_enough_is_stopped_and_its_last_tensor_is_kept():
     seen = []
-    out = HandOut(step=0, members=((member(), lambda *got: seen.append(got)),), waits=True, last=2)
+    out = HandOut(waits=True)
+    out.begin(0, [(member(), lambda *got: seen.append(got))], last=2)
     out.show(0, "attn_out", tensors()[0])
     with pytest.raises(Stopped):
         out.show(1, "attn_out", tensors()[0])
@@ -118,6 +117,8 @@ def test_a_sink_that_borrows_is_given_the_model_s_own_memory():
             self.address = tensor.array.__array_interface__["data"][0]
 
     sink, tensor = Looking(), tensors()[0]
-    HandOut(step=0, members=((member(), sink),)).show(0, "attn_out", tensor)
+    out = HandOut()
+    out.begin(0, [(member(), sink)])
+    out.show(0, "attn_out", tensor)
 
     assert sink.address == tensor.data_ptr()
