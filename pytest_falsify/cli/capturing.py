@@ -22,7 +22,8 @@ from pytest_falsify.contracts.problems import yaml_path
 from pytest_falsify.contracts.schemas import Shape
 from pytest_falsify.engines.device import resolve_device
 from pytest_falsify.engines.registry import engine
-from pytest_falsify.errors import ContractError
+from pytest_falsify.errors import CaptureError, ContractError
+from pytest_falsify.report.provenance import size_of
 from pytest_falsify.stages.vocabulary import canonical, in_order
 from pytest_falsify.words import number_of
 
@@ -95,7 +96,11 @@ def write(made: Callable[[], Made], out: Path, *, aprt: bool, replace: bool) -> 
     Raises:
         CaptureError: when something is already there, or the format has no place for it.
     """
-    must_be_free(out, replaces=_is_ours if replace else None)
+    if _is_ours(out) and not replace:
+        msg = "there is already a capture here"
+        remedy = "name another folder, or let it give way: --replace"
+        raise CaptureError(msg, path=out, remedy=remedy)
+    must_be_free(out, replaces=_is_ours)
     found = made()
     capture = found.capture
     if found.summaries is not None:
@@ -106,7 +111,7 @@ def write(made: Callable[[], Made], out: Path, *, aprt: bool, replace: bool) -> 
         write_aprt(capture, out, replace_tree=replace)
     else:
         write_bundle(capture, out, replace=replace)
-    yield f"{out}: {number_of(len(capture.tensors), 'site')}, {capture.nbytes / 1e6:.1f} MB"
+    yield f"{out}: {number_of(len(capture.tensors), 'site')}, {size_of(capture.nbytes)}"
     if capture.missing:
         lost = number_of(len(capture.missing), "planned site")
         yield f"missing: {lost}, first {capture.missing[0]}"

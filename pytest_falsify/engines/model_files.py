@@ -74,7 +74,8 @@ def _hub_folder(target: Target) -> Path:
     except HFValidationError as error:
         raise absent(target, "a folder, or owner/name in a model hub") from error
     except LocalEntryNotFoundError as error:
-        msg = f"target `{target.name}`: model {target.model} is not in the local cache, nor a folder beside the contract"
+        what = f"model {target.model} is not in the local cache, nor is it a folder"
+        msg = f"target `{target.name}`: {what}"
         raise Blocked(msg, remedy=command) from error
     return Path(found)
 

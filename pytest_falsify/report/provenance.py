@@ -31,7 +31,7 @@ def provenance_lines(capture: Capture, path: Path) -> list[str]:
         "decoded": ", ".join(map(str, capture.continuation)) or "nothing",
         "layers": _spans(_layers(capture)) or "none",
         "missing": ", ".join(map(str, capture.missing)) or "nothing",
-        "size": f"{number_of(len(capture.tensors), 'site')}, {_size(capture.nbytes)}",
+        "size": f"{number_of(len(capture.tensors), 'site')}, {size_of(capture.nbytes)}",
         "digests": "all as they were written" if states_inputs(capture) else "none to check",
     }
     lines = [str(path), *(f"  {name + ':':<10} {value}" for name, value in facts.items()), ""]
@@ -92,7 +92,7 @@ def _row(name: str, found: Sequence[CapturedTensor]) -> list[str]:
         _one(each.dims for each in found),
         _one("x".join(map(str, each.array.shape)) for each in found),
         _one(each.array.dtype.name for each in found),
-        _size(sum(each.array.nbytes for each in found)),
+        size_of(sum(each.array.nbytes for each in found)),
     ]
 
 
@@ -124,6 +124,7 @@ def _pairs(values: Any) -> list[str]:
     return [f"{name}={value}" for name, value in sorted(values.items())]
 
 
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
+    """Return a number of bytes as people read it: ``34.0 kB``."""
     unit, size = ("MB", 1e6) if count >= _MEGABYTE else ("kB", 1e3)
     return f"{count / size:.1f} {unit}"

@@ -246,7 +246,7 @@ def test_one_site_is_told_in_the_singular(tmp_path, qwen2_tiny):
     inspected = run("inspect", tmp_path / "one")
     both = compare(tmp_path / "one", tmp_path / "one")
 
-    assert captured.output.startswith(f"{tmp_path / 'one'}: 1 site, ")
+    assert captured.output == f"{tmp_path / 'one'}: 1 site, 6.7 kB\n"
     assert "1 site, " in inspected.output
     assert "1 token: 9" in inspected.output
     assert "1 site is bit-equal" in both.output
@@ -307,6 +307,7 @@ def test_a_capture_gives_way_only_when_asked(made, tmp_path, qwen2_tiny):
 
     taken = run(*capture_args(qwen2_tiny, tmp_path / "c"))
     assert taken.exit_code == COULD_NOT
+    assert "to mend: name another folder, or let it give way: --replace" in taken.output
     assert compare(tmp_path / "c", made / "sdpa").exit_code == WITHIN
     assert run(*capture_args(qwen2_tiny, tmp_path / "c"), "--replace").exit_code == 0
     assert compare(tmp_path / "c", made / "eager").exit_code == WITHIN
