@@ -9,11 +9,7 @@ from weakref import ref
 
 import numpy as np
 
-from pytest_falsify.engines.arrays import as_numpy
-
 if TYPE_CHECKING:
-    import torch
-
     Array = np.ndarray[Any, Any]
 
 SMALLEST, LARGEST = 1 << 20, 8 << 20
@@ -43,7 +39,7 @@ class _Block:
 
 @dataclass(slots=True)
 class Arena:
-    """Copies tensors of the host into blocks, each of a run twice as large as the one before.
+    """Copies arrays into blocks, each of a run twice as large as the one before.
 
     One by one the copies would lie scattered between what a model allocates and frees, and the gaps
     would be lost: a third of what is kept. Blocks whose copies are all gone are used again, for
@@ -60,9 +56,8 @@ class Arena:
         """Begin a run: it shares no block with another, so that they can be freed one by one."""
         self._open, self._size = None, SMALLEST
 
-    def copy(self, tensor: torch.Tensor) -> Array:
+    def copy(self, values: Array) -> Array:
         """Return a copy in C order."""
-        values = as_numpy(tensor)
         found = self._place(values.nbytes).view(values.dtype).reshape(values.shape)
         np.copyto(found, values)
         return found

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.manifest import runs
 from pytest_falsify.engines.arena import ALIGNMENT, Arena
@@ -19,7 +21,6 @@ from pytest_falsify.stages.vocabulary import STAGES, Site
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
     import torch
 
     from pytest_falsify.engines.base import Sink
@@ -59,12 +60,12 @@ class Member:
         """Whether every row that the batch has of this sequence is its own and kept."""
         return self.chosen is None and self.fed == slice(None) and self.padding == (0, 0)
 
-    def own(self, stage: str, batch: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+    def own(self, stage: str, batch: Any) -> tuple[Any, tuple[int, ...]]:
         """Return this sequence's part of a tensor, and the positions along its ``t`` axis.
 
         Args:
             stage: whose tensor it is.
-            batch: the tensor of all sequences: the batch's axis, then the stage's own.
+            batch: the tensor of all sequences, or an array: the batch's axis, then the stage's own.
         """
         part = batch[self.index]
         if self.is_whole and stage not in CACHES:
@@ -89,16 +90,23 @@ class Member:
         return slice(before, length - self.padding[1])
 
     def _chosen(
-        self, part: torch.Tensor, positions: tuple[int, ...], axis: int
-    ) -> tuple[torch.Tensor, tuple[int, ...]]:
+        self, part: Any, positions: tuple[int, ...], axis: int
+    ) -> tuple[Any, tuple[int, ...]]:
         if self.chosen is None:
             return part, positions
-        import torch
-
         # Slices, for an index would have to be brought to the device, which waits for it.
-        slices = [part.narrow(axis, first, end - first) for first, end in runs(self.chosen)]
-        kept = slices[0] if len(slices) == 1 else torch.cat(slices, dim=axis)
+        before = (slice(None),) * axis
+        slices = [part[(*before, slice(first, end))] for first, end in runs(self.chosen)]
+        kept = slices[0] if len(slices) == 1 else _concatenated(slices, axis)
         return kept, tuple(positions[each] for each in self.chosen)
+
+
+def _concatenated(parts: list[Any], axis: int) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, axis)
+    import torch
+
+    return torch.cat(parts, axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +155,13 @@ class HandOut:
             Stopped: when it was the last one that is wanted.
         """
         site = Site(self._step, layer, stage)
+        values = batch if self.waits else as_numpy(batch)
         for member, sink in self._members:
-            part, positions = member.own(stage, batch)
+            part, positions = member.own(stage, values)
             if self.waits:
                 self._waiting.append(_Waiting(_copy(part), site, positions, sink))
             else:
-                array = as_numpy(part) if borrows(sink) else self.arena.copy(part)
+                array = part if borrows(sink) else self.arena.copy(part)
                 sink(site, _captured(site, array, positions))
         if self._left is not None:
             self._left -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -33,7 +34,7 @@ def test_copies_have_the_bits_of_the_tensor_and_memory_of_their_own():
     arena = Arena()
     sources = [torch.arange(5), torch.randn(3, 4).T, torch.randn(7).bfloat16(), torch.zeros(0, 3)]
 
-    copies = [arena.copy(each) for each in sources]
+    copies = [arena.copy(as_numpy(each)) for each in sources]
 
     for source, copy in zip(sources, copies, strict=True):
         assert copy.dtype == as_numpy(source).dtype
@@ -47,8 +48,8 @@ def test_copies_have_the_bits_of_the_tensor_and_memory_of_their_own():
 
 def test_blocks_grow_and_a_tensor_that_is_larger_gets_its_own(blocks):
     arena = Arena()
-    kept = [arena.copy(torch.zeros(SMALLEST // 8)) for _ in range(60)]
-    kept.append(arena.copy(torch.zeros(LARGEST // 2)))
+    kept = [arena.copy(np.zeros(SMALLEST // 8, np.float32)) for _ in range(60)]
+    kept.append(arena.copy(np.zeros(LARGEST // 2, np.float32)))
 
     sizes = [size for size, _ in blocks]
     assert sizes == [
@@ -64,7 +65,7 @@ def test_blocks_grow_and_a_tensor_that_is_larger_gets_its_own(blocks):
 
 
 def test_a_block_lives_as_long_as_an_array_of_it_and_no_longer(blocks):
-    arrays = [Arena().copy(torch.ones(8))]
+    arrays = [Arena().copy(np.ones(8))]
     gc.collect()
     assert blocks[0][1]() is not None
     assert arrays[0].sum() == 8
@@ -80,7 +81,7 @@ def test_memory_is_used_again_once_no_array_holds_it_and_never_before(blocks, dt
 
     def run(value):
         arena.begin()
-        return arena.copy(source * value).reshape(2, -1)[1]
+        return arena.copy(as_numpy(source * value)).reshape(2, -1)[1]
 
     held, dropped = run(1), run(2)
     again = [run(3)]
@@ -98,7 +99,7 @@ def test_what_is_kept_for_later_is_bounded(blocks, monkeypatch):
     kept = []
     for _ in range(6):
         arena.begin()
-        kept.append(arena.copy(torch.ones(8)))
+        kept.append(arena.copy(np.ones(8)))
 
     kept.clear()
     gc.collect()
