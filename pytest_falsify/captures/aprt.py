@@ -24,6 +24,7 @@ from pytest_falsify.captures.new_folder import new_folder, sync
 from pytest_falsify.captures.unstated import FLAT, LAST_TOKEN_STAGES, unstated_capture
 from pytest_falsify.errors import CaptureError, FalsifyError
 from pytest_falsify.stages.vocabulary import STAGES, Scope, Site, canonical
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,7 +55,7 @@ def write_aprt(capture: Capture, folder: Path, *, replace_tree: bool = False) ->
             something is already there.
     """
     if late := [site for site in capture.tensors if site.step]:
-        msg = f"APRT has no place for decode steps: {len(late)} sites, first {late[0]}"
+        msg = f"APRT has no place for decode steps: {number_of(len(late), 'site')}, first {late[0]}"
         raise CaptureError(msg, path=folder, remedy="capture without decode steps, or as a bundle")
     stored = {site: _as_stored(site, each) for site, each in capture.tensors.items()}
     text = manifest_text(
@@ -291,10 +292,12 @@ def _must_match(folder: Path, found: set[Site], wanted: set[Site], what: str) ->
         for sites in (wanted - found, found - wanted)
     )
     if missing:
-        msg = f"{len(missing)} sites of {what} are missing: {_listed(missing)}"
+        sites = number_of(len(missing), f"site of {what} is", f"sites of {what} are")
+        msg = f"{sites} missing: {_listed(missing)}"
         raise CaptureError(msg, path=folder, remedy=AGAIN)
     if surplus:
-        msg = f"{len(surplus)} files are not in {what}, left from another run: {_listed(surplus)}"
+        files = number_are(len(surplus), "file")
+        msg = f"{files} not in {what}, left from another run: {_listed(surplus)}"
         raise CaptureError(msg, path=folder, remedy="capture into an empty folder")
 
 

@@ -14,6 +14,7 @@ from pytest_falsify.captures.manifest import (
 from pytest_falsify.captures.new_folder import new_folder, sync
 from pytest_falsify.captures.tensor_file import read_tensors, write_tensors
 from pytest_falsify.errors import CaptureError
+from pytest_falsify.words import number_are
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,7 @@ def read_bundle(folder: Path) -> Capture:
         (arrays.keys() - described.keys(), "not in the manifest"),
     ):
         if names:
-            msg = f"{len(names)} tensors are {what}, first `{min(names)}`"
+            msg = f"{number_are(len(names), 'tensor')} {what}, first `{min(names)}`"
             raise CaptureError(msg, path=path, remedy=AGAIN)
     for name, each in described.items():
         each.check(arrays[name], path, name)

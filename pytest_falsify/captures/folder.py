@@ -19,6 +19,7 @@ from pytest_falsify.captures.tensor_file import dtype_named, read_tensors
 from pytest_falsify.captures.unstated import FLAT, TOKENS, unstated_capture
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import ALIASES, STAGES, Scope, Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,7 +176,8 @@ def _described(site: Site, array: Array, path: Path, *, any_axes: bool) -> Captu
 def _refuse_unknown(path: Path, names: list[str]) -> None:
     shown = [_with_nearest(name) for name in names[:_MOST_LISTED]]
     more = [f"and {len(names) - _MOST_LISTED} more"] if len(names) > _MOST_LISTED else []
-    msg = f"{len(names)} names are no sites: {', '.join([*shown, *more])}"
+    what = number_of(len(names), "name is no site", "names are no sites")
+    msg = f"{what}: {', '.join([*shown, *more])}"
     raise CaptureError(
         msg, path=path, expected=SPELLINGS, remedy="rename them, or --ignore-unknown"
     )

@@ -16,6 +16,7 @@ from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, T
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.errors import AlignmentError
 from pytest_falsify.stages.vocabulary import STAGES, in_order
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,7 +147,7 @@ def _ids(site: Site, values: Array) -> Array:
         return values
     is_id = np.isfinite(values) & (values == np.floor(values))
     if not is_id.all():
-        msg = f"{site}: {int((~is_id).sum())} values are no ids"
+        msg = f"{site}: {number_of(int((~is_id).sum()), 'value is no id', 'values are no ids')}"
         raise AlignmentError(msg, expected="whole numbers")
     return values.astype(np.int64)
 

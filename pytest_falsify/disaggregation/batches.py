@@ -113,7 +113,7 @@ def read_batch(path: Path) -> Mapping[str, bool]:
         ) from error
     found = dict(pairs)
     if len(found) != len(pairs) or len(pairs) != total:
-        msg = f"the report tells of {len(found)} samples and counts {total}"
+        msg = f"the report tells of {number_of(len(found), 'sample')} and counts {total}"
         raise CaptureError(msg, path=path, expected="every sample, once")
     return found
 

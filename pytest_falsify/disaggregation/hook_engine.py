@@ -15,6 +15,7 @@ from pytest_falsify.disaggregation.transfer import SCHEMA
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES, Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +114,8 @@ class HookSession:
             CaptureError: when decode steps are planned and no tokens are forced.
         """
         if plan.decode_steps > len(inputs.forced):
-            msg = f"{plan.decode_steps} decode steps and {len(inputs.forced)} forced tokens"
+            forced = number_of(len(inputs.forced), "forced token")
+            msg = f"{number_of(plan.decode_steps, 'decode step')} and {forced}"
             raise CaptureError(msg, expected="`forced`: a hook does not choose tokens")
         logits: dict[int, np.ndarray[Any, Any]] = {}
 

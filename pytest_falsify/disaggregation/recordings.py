@@ -16,6 +16,7 @@ from pytest_falsify.compare.rates import Rate
 from pytest_falsify.disaggregation.legs import Leg
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +95,8 @@ def _rate(body: Mapping[str, Any], path: Path) -> Rate | None:
         raise CaptureError(msg, path=path, expected=f"at most {NEWEST_REPORT}")
     results = [each["exact_match"] is True for each in body["results"]]
     if len(results) != body["total_samples"]:
-        msg = f"the report tells of {len(results)} samples and counts {body['total_samples']}"
+        told = number_of(len(results), "sample")
+        msg = f"the report tells of {told} and counts {body['total_samples']}"
         raise CaptureError(msg, path=path, expected="every sample, once")
     return Rate(count=results.count(False), total=len(results)) if results else None
 

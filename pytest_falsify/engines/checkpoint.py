@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.family import family_of
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,7 +53,8 @@ def load_model(folder: Path, settings: Mapping[str, Any], device: str) -> Any:
         )
     absent = sorted(loaded["missing_keys"]) + sorted(map(str, loaded["mismatched_keys"]))
     if absent:
-        msg = f"the weights lack {len(absent)} tensors that the model needs, first {absent[0]}"
+        tensors = number_of(len(absent), "tensor")
+        msg = f"the weights lack {tensors} that the model needs, first {absent[0]}"
         raise CaptureError(
             msg, path=folder, expected="every parameter in the safetensors files, in its shape"
         )

@@ -11,6 +11,7 @@ from pytest_falsify.engines.arena import Arena
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.engines.handout import HandOut, Member, Stopped, off_device
 from pytest_falsify.errors import CaptureError
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +114,8 @@ def _places(positions: tuple[int, ...], length: int) -> tuple[int, ...]:
     for each in positions:
         if not -length <= each < length:
             msg = f"position {each} is out of range"
-            raise CaptureError(msg, expected=f"one of the {length} tokens that are fed")
+            fed = number_of(length, "token that is", "tokens that are")
+            raise CaptureError(msg, expected=f"one of {fed} fed")
     return tuple(sorted({each % length for each in positions}))
 
 

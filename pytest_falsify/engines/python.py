@@ -22,6 +22,7 @@ from pytest_falsify.engines.weight_digests import file_digest
 from pytest_falsify.engines.written import shaped
 from pytest_falsify.errors import Blocked, CaptureError, ContractError
 from pytest_falsify.stages.vocabulary import STAGES, Site, canonical
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,8 @@ class PythonSession:
         wanted = plan.sites(self.layer_count)
         missing = [str(site) for site in wanted if site not in arrays]
         if missing:
-            msg = f"engine `{self.function.name}` did not return {len(missing)} sites that it shows"
+            sites = number_of(len(missing), "site")
+            msg = f"engine `{self.function.name}` did not return {sites} that it shows"
             raise CaptureError(msg, expected=f"{missing[0]} among what it returns")
         return {
             site: shaped(site, _tensor(arrays[site], site), len(inputs.tokens), self.dimensions)

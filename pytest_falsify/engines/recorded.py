@@ -15,6 +15,7 @@ from pytest_falsify.engines.model_path import model_digest, model_path
 from pytest_falsify.engines.tokenizer import AS_TOKENS, encode
 from pytest_falsify.errors import Blocked, CaptureError, ContractError, FalsifyError
 from pytest_falsify.stages.vocabulary import STAGES
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,8 +148,9 @@ class RecordedSession:
         recorded = self._of(inputs)
         steps = plan.decode_steps
         if steps > recorded.plan.decode_steps:
-            msg = f"capture `{self.name}` was recorded with {recorded.plan.decode_steps} steps"
-            raise CaptureError(msg, expected=f"{steps} decode steps")
+            known = number_of(recorded.plan.decode_steps, "step")
+            msg = f"capture `{self.name}` was recorded with {known}"
+            raise CaptureError(msg, expected=number_of(steps, "decode step"))
         for site in plan.sites(self.layer_count):
             if site in recorded.tensors:
                 sink(site, recorded.tensors[site])

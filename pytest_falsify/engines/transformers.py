@@ -26,6 +26,7 @@ from pytest_falsify.engines.visible import Visible
 from pytest_falsify.errors import Blocked, CaptureError
 from pytest_falsify.stages.rounded import SCHEMES, round_matrices
 from pytest_falsify.stages.threads import computing_with
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -318,8 +319,9 @@ class TransformersSession:
             msg = f"input `{inputs.name}` needs {wanted} positions, the model has {limit}"
             raise CaptureError(msg, expected=f"at most {limit} tokens, decoded ones included")
         if inputs.forced and len(inputs.forced) < plan.decode_steps:
-            msg = f"input `{inputs.name}` forces {len(inputs.forced)} tokens"
-            raise CaptureError(msg, expected=f"one for each of the {plan.decode_steps} steps")
+            msg = f"input `{inputs.name}` forces {number_of(len(inputs.forced), 'token')}"
+            steps = number_of(plan.decode_steps, "step")
+            raise CaptureError(msg, expected=f"one for each of {steps}")
         vocabulary = self.model.get_input_embeddings().num_embeddings
         if not all(0 <= token < vocabulary for token in (*inputs.tokens, *inputs.forced)):
             msg = f"input `{inputs.name}` has a token id outside the vocabulary"

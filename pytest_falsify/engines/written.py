@@ -13,6 +13,7 @@ from pytest_falsify.captures.folder import read_captures
 from pytest_falsify.captures.unstated import FLAT, LAST_TOKEN_STAGES, TOKENS, states_inputs
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES
+from pytest_falsify.words import number_are, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,15 +54,16 @@ def read_written(
     _must_be_new(folder, since_ns, SUFFIXES if form is None else (FORMATS[form],))
     found = read_captures(folder, ignore_unknown=True)
     if states_inputs(found) and found.inputs.tokens != tokens:
-        msg = f"what it wrote is of {len(found.inputs.tokens)} other tokens"
+        msg = f"what it wrote is of {number_of(len(found.inputs.tokens), 'other token')}"
         raise CaptureError(msg, path=folder, expected="a capture of the tokens that it was given")
     missing = [site for site in sites if site not in found.tensors]
     if missing:
-        msg = f"{len(missing)} stages that it promised are missing: {_listed(missing)}"
+        stages = number_of(len(missing), "stage that it promised is", "stages that it promised are")
+        msg = f"{stages} missing: {_listed(missing)}"
         raise CaptureError(
             msg,
             path=folder,
-            expected=f"{len(sites)} sites; it wrote {len(found.tensors)}",
+            expected=f"{number_of(len(sites), 'site')}; it wrote {len(found.tensors)}",
             remedy="write them, or leave them out of the capture's `stages`",
         )
     copies = {site: _copy(found.tensors[site]) for site in sites}
@@ -80,7 +82,7 @@ def _must_be_new(folder: Path, since_ns: int, suffixes: tuple[str, ...]) -> None
         raise CaptureError(msg, path=folder, expected=f"files that end in {', '.join(suffixes)}")
     stale = sorted(each for each in files if each.stat().st_mtime_ns < since_ns)
     if stale:
-        msg = f"{len(stale)} files are stale, written before this run"
+        msg = f"{number_are(len(stale), 'file')} stale, written before this run"
         raise CaptureError(
             msg,
             path=stale[0],

@@ -14,6 +14,7 @@ from pytest_falsify.routing.recompute import is_misweighed, misdirection
 from pytest_falsify.routing.recorder import joined
 from pytest_falsify.routing.trace import LayerRouting, Routing, RunFacts, plain_tokens
 from pytest_falsify.stages.vocabulary import Site
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,7 +108,8 @@ def _part(capture: Capture, step: int, layer: int) -> LayerRouting:
             raise CaptureError(msg, expected=f"the stages {', '.join(STAGES)} at every step")
         found[stage] = tensor.array
     if step == 0 and len(found[LOGITS]) != len(capture.inputs.tokens):
-        msg = f"{len(found[LOGITS])} of {len(capture.inputs.tokens)} tokens were kept"
+        fed = number_of(len(capture.inputs.tokens), "token was", "tokens were")
+        msg = f"{len(found[LOGITS])} of {fed} kept"
         raise CaptureError(msg, expected="all positions of the prefill")
     return LayerRouting(
         logits=found[LOGITS], indices=found[INDICES].astype(np.int64), weights=found[WEIGHTS]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_falsify.routing.issue import Issue
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,10 @@ def _counts(layer: Json) -> Broken:
         yield "num_active_experts_exceeds_num_total_experts", f"{active} of {total} are active"
     if len(layer["router_probs"]) != total:
         found = len(layer["router_probs"])
-        yield "router_probs_length_mismatch", f"{found} probabilities for {total} experts"
+        what = (
+            f"{number_of(found, 'probability', 'probabilities')} for {number_of(total, 'expert')}"
+        )
+        yield "router_probs_length_mismatch", what
     lengths = {len(layer["topk_indices"]), len(layer["topk_probs"])}
     if lengths != {active}:
         yield "topk_length_mismatch", f"{sorted(lengths)} are listed of {active} active experts"

@@ -92,7 +92,7 @@ def test_reports_without_a_common_sample_are_refused(report):
         ({"schema_version": 3}, "the report is of version 3"),
         ({"total_samples": 7}, "tells of 3 samples and counts 7"),
         ({"results": [{"sample_id": "s0"}]}, "KeyError: 'exact_match'"),
-        ({"results": [{"sample_id": "s0", "exact_match": True}] * 3}, "tells of 1 samples"),
+        ({"results": [{"sample_id": "s0", "exact_match": True}] * 3}, "tells of 1 sample "),
         ({"results": "none"}, "it is no report of a batch"),
     ],
 )

@@ -351,7 +351,7 @@ def test_forced_tokens_and_positions_are_kept_with_the_capture(qwen2_tiny, tmp_p
         ("--positions", "first", "names no positions"),
         ("--positions", "3", "position 3 is out of range"),
         ("--forced", "9,x", "no token ids"),
-        ("--forced", "9", "forces 1 tokens"),
+        ("--forced", "9", "forces 1 token"),
         ("--stages", "atn_out", "did you mean `attn_out`"),
         ("--stages", "", "unknown stage"),
         ("--layers", "4", "out of range"),

@@ -145,8 +145,8 @@ OTHER = f"(out / 'lm_head.bin').write_bytes({APRT.format(layer=0xFFFFFFFF, count
 @pytest.mark.parametrize(
     ("run", "what"),
     [
-        (write(OTHER), "1 stages that it promised are missing: 0/-/embedding"),
-        (write(OLD), "1 files are stale, written before this run"),
+        (write(OTHER), "1 stage that it promised is missing: 0/-/embedding"),
+        (write(OLD), "1 file is stale, written before this run"),
         (write(SHORT), "0/-/embedding has 640 values"),
         (write(LYING), "states 768 values, and has 3068 bytes"),
         (write("pass"), "the program wrote no tensors"),

@@ -83,7 +83,7 @@ def test_the_identity_follows_the_version_the_source_and_the_weights(qwen2_tiny,
 @pytest.mark.parametrize(
     ("returned", "what"),
     [
-        ({}, "did not return 1 sites that it shows"),
+        ({}, "did not return 1 site that it shows"),
         ({"embeding": np.zeros((6, 128))}, "returned `embeding`, which is no site"),
         ({"embedding": np.zeros((5, 128))}, "0/-/embedding has 640 values"),
         ({"embedding": np.zeros((128, 6))}, "0/-/embedding has 768 values, of the shape"),
