@@ -14,7 +14,7 @@ import time
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("transformers")
+pytest.importorskip("transformers.models.qwen2.modeling_qwen2")
 
 CONTRACT = """
 metadata: {{id: C-ONE}}
