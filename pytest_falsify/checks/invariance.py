@@ -246,7 +246,10 @@ def _must_be_runnable(claim: Claim) -> None:
     if relation not in possible:
         option = RELATIONS[relation].option
         msg = f"engine {spec.engine} has no `{option}`, which relation `{relation}` changes"
-        remedy = f"or a relation that engine {spec.engine} can be run by: {', '.join(possible)}"
+        remedy = (
+            f"name such a subject, or a relation that engine {spec.engine} can be run by: "
+            f"{', '.join(possible)}"
+        )
         raise ContractError(msg, path=path, line=line, expected=wanted, remedy=remedy)
 
 
