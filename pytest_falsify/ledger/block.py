@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.ledger.digests import DISPUTED, Digests
@@ -10,7 +11,7 @@ from pytest_falsify.ledger.discharge import NO_DEMANDS, Discharge
 from pytest_falsify.ledger.evidence import Evidence, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,17 @@ class FalsifierBlock:
     discharge: Discharge = NO_DEMANDS
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.evidence, key=lambda each: (each.target, each.id)))
-        object.__setattr__(self, "evidence", ordered)
+        object.__setattr__(self, "evidence", tuple(sorted(self.evidence, key=_PLACE)))
+
+    @property
+    def likeness(self) -> Hashable:
+        """All that a status and its words are computed from: blocks of the same one are alike.
+
+        Names of falsifiers, ids of records and most numbers play no part, so the falsifiers of one
+        contract mostly have few among them.
+        """
+        records = tuple(_likeness(each, self.entry) for each in self.evidence)
+        return self.entry == DISPUTED, tuple(self.today.items()), self.discharge, records
 
     def is_fresh(self, evidence: Evidence) -> bool:
         """Return whether a record was made with what is there today.
@@ -68,6 +78,20 @@ class FalsifierBlock:
         pairs = zip(evidence.digests.items(), today.items(), strict=True)
         changed = tuple(name for (name, old), (_, new) in pairs if old != new)
         return changed if evidence.entry == self.entry else ("entry", *changed)
+
+
+_PLACE = attrgetter("target", "id")
+
+
+def _likeness(evidence: Evidence, entry: str) -> Hashable:
+    return (
+        evidence.ground,
+        None if evidence.entry == entry else evidence.entry,
+        evidence.retracted is None,
+        evidence.signature is None,
+        None if evidence.has_caught_all else repr(evidence.fault_counts),
+        evidence.reasons[:1],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,11 +94,11 @@ class Digests:
             LedgerError: when a member is neither a digest nor ``disputed``.
         """
         data = as_object(value, "a set of digests")
-        exact_keys(data, "a set of digests", optional=DIGEST_NAMES)
-        for name, each in data.items():
-            if each is None:
-                check_digest(name, each)
-        return cls.of(map(data.get, cls.NAMES))
+        values = tuple(map(data.get, cls.NAMES))
+        if len(data) != len(values) - values.count(None):  # a key is not known, or null
+            exact_keys(data, "a set of digests", optional=DIGEST_NAMES)
+            check_digest(next(name for name, each in data.items() if each is None), None)
+        return cls.of(values)
 
 
 DIGEST_NAMES = frozenset(Digests.NAMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from pytest_falsify.ledger.fields import (
     get_texts,
     hold_kinds,
 )
-from pytest_falsify.ledger.settling import Settled, settle
+from pytest_falsify.ledger.settling import settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,9 @@ _REQUIRED = frozenset(
         "target",
     }
 )
-_KINDS = {"target": str, "platform": str, "observed": dict, "coverage": dict, "faults": dict}
+_KINDS = {"target": str, "platform": str}
+_NUMBERS = {"observed": dict, "coverage": dict, "faults": dict}
+_SETTING = ("target", "machine", "outcome", "source", "platform", *Digests.NAMES)
 _OPTIONAL = DIGEST_NAMES | {"faults", "reasons", "retracted", "signature"}
 
 
@@ -98,7 +100,9 @@ class Evidence:
         coverage: how much was compared (sites, layers, tokens).
         faults: ``planted`` and ``caught`` faults; None when none were planted.
         retracted: set on a refutation that was declared wrong.
+        setting: of a record that is read, whose numbers were settled when it was made.
         has_caught_all: whether faults were planted and every one of them was caught.
+        ground: what else than falsifier and entry its status is computed from, spelled.
         id: digest of what makes it this piece of evidence.
         content: digest of the id and of all else it says, without retraction and signature.
 
@@ -121,26 +125,28 @@ class Evidence:
     faults: Mapping[str, Any] | None = None
     retracted: Retraction | None = None
     signature: Signature | None = None
+    setting: InitVar[_Setting | None] = None
     has_caught_all: bool = field(init=False, repr=False, compare=False)
+    ground: str = field(init=False, repr=False, compare=False)
     id: str = field(init=False)
     content: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, setting: _Setting | None) -> None:
         check_digest("entry", self.entry)
-        check_digest("machine", self.machine)
-        self.digests.refuse_dispute()
+        if setting is None:
+            setting = self._setting()
+            for name in ("observed", "coverage", "faults"):
+                object.__setattr__(self, name, settle(getattr(self, name)))
         if self.retracted and self.outcome is not Outcome.REFUTED:
             msg = f"a retraction stands on evidence that {self.falsifier} {self.outcome.value}"
             raise LedgerError(msg, expected="a retraction of a refutation")
-        for name in ("observed", "coverage", "faults"):
-            value = getattr(self, name)
-            if not isinstance(value, Settled):
-                object.__setattr__(self, name, settle(value))
         if self.reasons:
             object.__setattr__(self, "reasons", tuple(map(settle, self.reasons)))
         object.__setattr__(self, "has_caught_all", self._has_caught_all())
         try:
-            object.__setattr__(self, "id", digest_bytes(self._identity().encode()))
+            object.__setattr__(self, "ground", self._ground(setting))
+            identity = f'[{canonical(self.falsifier)},"{self.entry}",{self.ground}]'
+            object.__setattr__(self, "id", digest_bytes(identity.encode()))
             object.__setattr__(self, "content", digest(self._content()))
         except ValueError as error:
             msg = f"evidence of {self.falsifier!r} holds what cannot be written: {error}"
@@ -189,25 +195,32 @@ class Evidence:
         exact_keys(data, "evidence", required=_REQUIRED, optional=_OPTIONAL)
         falsifier = get_text(data, "falsifier", "evidence")
         what = f"evidence of {falsifier}"
-        hold_kinds(data, what, _KINDS)
+        setting = _Setting.of(data, what)
+        hold_kinds(data, what, _NUMBERS)
         evidence = cls(
             falsifier=falsifier,
-            target=data["target"],
+            target=setting.target,
             entry=data["entry"],
-            machine=data["machine"],
-            outcome=get_member(data, "outcome", what, Outcome),
-            source=get_member(data, "source", what, Source),
-            platform=data["platform"],
-            digests=Digests.of(map(data.get, Digests.NAMES)),
+            machine=setting.machine,
+            outcome=setting.outcome,
+            source=setting.source,
+            platform=setting.platform,
+            digests=setting.digests,
             reasons=get_texts(data, "reasons", what),
-            observed=Settled(data["observed"]),
-            coverage=Settled(data["coverage"]),
-            faults=Settled(data["faults"]) if "faults" in data else None,
+            observed=data["observed"],
+            coverage=data["coverage"],
+            faults=data.get("faults"),
             retracted=_retraction(data["retracted"]) if "retracted" in data else None,
             signature=_signature(data["signature"]) if "signature" in data else None,
+            setting=setting,
         )
-        evidence._check_unedited(data)
+        if data["id"] != evidence.id or data["content"] != evidence.content:
+            evidence._refuse_edits(data)
         return evidence
+
+    def marked(self, **marks: Retraction | Signature) -> Evidence:
+        """Return the record with a retraction or a signature; what it says stays as it is."""
+        return replace(self, **marks, setting=self._setting())  # type: ignore[arg-type]
 
     @property
     def fault_counts(self) -> tuple[int, int] | None:
@@ -238,24 +251,24 @@ class Evidence:
         caveats = self.observed.get("caveats")
         return tuple(map(str, caveats)) if isinstance(caveats, list) else ()
 
-    def _identity(self) -> str:
+    def _setting(self) -> _Setting:
+        return _Setting(
+            target=self.target,
+            machine=self.machine,
+            outcome=self.outcome,
+            source=self.source,
+            platform=self.platform,
+            digests=self.digests,
+        )
+
+    def _ground(self, setting: _Setting) -> str:
         """All that a status is computed from: where two records differ in it, both count.
 
         Else the union of two sets would depend on which of two equal ids it kept.
         """
-        ground = _spelled(
-            self.target,
-            *self.digests.values(),
-            self.machine,
-            self.outcome.value,
-            self.source.value,
-            self.platform,
-            self.has_caught_all,
-            self.is_bit_equal,
-            self.repeats,
-            *self.caveats,
+        return _spelled(
+            setting.spelled, self.has_caught_all, self.is_bit_equal, self.repeats, *self.caveats
         )
-        return f'[{canonical(self.falsifier)},"{self.entry}",{ground}]'
 
     def _content(self) -> list[Any]:
         return [
@@ -267,9 +280,7 @@ class Evidence:
             self.faults,
         ]
 
-    def _check_unedited(self, data: Mapping[str, Any]) -> None:
-        if data["id"] == self.id and data["content"] == self.content:
-            return
+    def _refuse_edits(self, data: Mapping[str, Any]) -> None:
         for name, computed in (("id", self.id), ("content", self.content)):
             if data[name] != computed:
                 msg = f"the {name} of evidence of {self.falsifier} on {self.target} does not match"
@@ -280,10 +291,67 @@ class Evidence:
                 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    """What many records of a ledger share: where and with what a claim was tried, and the outcome.
+
+    Attributes:
+        spelled: all of it, as members of canonical JSON.
+    """
+
+    target: str
+    machine: str
+    outcome: Outcome
+    source: Source
+    platform: str
+    digests: Digests
+    spelled: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_digest("machine", self.machine)
+        self.digests.refuse_dispute()
+        members = (
+            self.target,
+            *self.digests.values(),
+            self.machine,
+            self.outcome.value,
+            self.source.value,
+            self.platform,
+        )
+        object.__setattr__(self, "spelled", canonical(members)[1:-1])
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], what: str) -> _Setting:
+        """Return the setting of a record that is read; equal ones are one object."""
+        values = tuple(map(data.get, _SETTING))
+        try:
+            return _shared_setting(values)
+        except (LedgerError, TypeError):  # told again by the name of the falsifier
+            return _setting(values, what)
+
+
+def _setting(values: tuple[Any, ...], what: str) -> _Setting:
+    data = dict(zip(_SETTING, values, strict=True))
+    hold_kinds(data, what, _KINDS)
+    return _Setting(
+        target=data["target"],
+        machine=data["machine"],
+        outcome=get_member(data, "outcome", what, Outcome),
+        source=get_member(data, "source", what, Source),
+        platform=data["platform"],
+        digests=Digests.of(map(data.get, Digests.NAMES)),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _shared_setting(values: tuple[Any, ...]) -> _Setting:
+    return _setting(values, "evidence")
+
+
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is not spelled like true
-def _spelled(*ground: str | bool | int | None) -> str:
-    """Return the canonical spelling of what many falsifiers of one target share, as members."""
-    return canonical(ground)[1:-1]
+def _spelled(setting: str, *ground: bool | int | str) -> str:
+    """Return the canonical spelling of a setting and of more members."""
+    return f"{setting},{canonical(ground)[1:-1]}"
 
 
 def _retraction(value: object) -> Retraction:

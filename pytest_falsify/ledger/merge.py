@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.errors import LedgerError
@@ -59,10 +60,11 @@ def merge_evidence(*sets: Iterable[Evidence]) -> tuple[Evidence, ...]:
     before an unsigned one, and then the one with the smaller content digest.
     """
     chosen: dict[str, Evidence] = {}
-    for each in (each for one in sets for each in one):
-        known = chosen.get(each.id)
-        chosen[each.id] = each if known is None else min(known, each, key=_preference)
-    return tuple(sorted(chosen.values(), key=lambda each: each.id))
+    for each in chain.from_iterable(sets):
+        known = chosen.setdefault(each.id, each)
+        if known is not each:
+            chosen[each.id] = min(known, each, key=_preference)
+    return tuple(chosen[id_] for id_ in sorted(chosen))
 
 
 def prune(block: FalsifierBlock) -> FalsifierBlock:
@@ -134,7 +136,7 @@ def retract(ledger: Ledger, falsifier: str, evidence: str, *, who: str, why: str
     if len(found) != 1:
         msg = f"{len(found)} refutations of {falsifier} have an id that begins with {evidence!r}"
         raise LedgerError(msg, expected="exactly one", remedy="pytest-falsify why shows the ids")
-    retracted = replace(found[0], retracted=Retraction(who=who, why=why))
+    retracted = found[0].marked(retracted=Retraction(who=who, why=why))
     others = (each for each in block.evidence if each is not found[0])
     changed = replace(block, evidence=(*others, retracted))
     return replace(ledger, blocks={**ledger.blocks, falsifier: prune(changed)})
@@ -233,9 +235,8 @@ def _observe(
 
 def _with(block: FalsifierBlock, **parts: Any) -> FalsifierBlock:
     """The block with these parts; itself where it has them already, as most do after a run."""
-    if all(getattr(block, name) == each for name, each in parts.items()):
-        return block
-    return replace(block, **parts)
+    changed = {name: each for name, each in parts.items() if getattr(block, name) != each}
+    return replace(block, **changed) if changed else block
 
 
 def _seen_today(old: Digests | None, observed: Sequence[Observation]) -> Digests:
@@ -276,7 +277,7 @@ def _is_idle(trial: Trial | None, outcome: Outcome) -> bool:
 
 
 def _says_the_same(old: FalsifierBlock, new: FalsifierBlock) -> bool:
-    if old == new:
+    if old is new or old == new:
         return True
     same_ground = (old.entry, old.today, old.discharge) == (new.entry, new.today, new.discharge)
     return same_ground and _refutations(old) == _refutations(new) and judge(old) == judge(new)

@@ -21,7 +21,7 @@ def settle(value: Any) -> Any:
     Raises:
         LedgerError: when something is not a JSON value.
     """
-    if value is None or isinstance(value, _PLAIN):
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
@@ -37,13 +37,6 @@ def settle(value: Any) -> Any:
     return {
         settle(key) if isinstance(key, str) else _no_key(key): settle(each) for key, each in members
     }
-
-
-class Settled(dict[str, Any]):
-    """Numbers that were settled when they were recorded: the record's digest says so."""
-
-
-_PLAIN = (int, Settled)
 
 
 def _no_key(key: object) -> NoReturn:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ def sign(evidence: Evidence, *, key: Path, signer: str) -> Evidence:
     """
     command = ("sign", "-q", "-f", str(key), "-n", NAMESPACE)
     armour = _ssh_keygen(*command, given=evidence.content)
-    return replace(evidence, signature=Signature(signer=signer, armour=armour))
+    return evidence.marked(signature=Signature(signer=signer, armour=armour))
 
 
 def check_signature(evidence: Evidence, *, allowed_signers: Path) -> None:

@@ -11,7 +11,7 @@ from pytest_falsify.ledger.digests import DISPUTED, Digests
 from pytest_falsify.ledger.evidence import Outcome, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from pytest_falsify.ledger.block import FalsifierBlock, Trial
     from pytest_falsify.ledger.discharge import Discharge
@@ -67,6 +67,9 @@ _ALIASES = {
 }
 _ORDER = tuple(Status)
 
+_MOST_JUDGED = 1024
+_JUDGED: dict[Hashable, tuple[Status, str]] = {}
+
 
 def weakest(statuses: Iterable[Status]) -> Status:
     """Return the worst of some statuses; UNTRIED when there are none."""
@@ -77,8 +80,19 @@ def judge(block: FalsifierBlock) -> tuple[Status, str]:
     """Return the status that the evidence on file supports, and why, in plain words.
 
     The words name everything that further evidence could improve, so a record that changes
-    neither status nor words adds nothing to a ledger.
+    neither status nor words adds nothing to a ledger. Blocks that are alike are judged once.
     """
+    likeness = block.likeness
+    known = _JUDGED.get(likeness)
+    if known is None:
+        if len(_JUDGED) >= _MOST_JUDGED:
+            _JUDGED.clear()
+        known = _JUDGED[likeness] = judge_anew(block)
+    return known
+
+
+def judge_anew(block: FalsifierBlock) -> tuple[Status, str]:
+    """Return what ``judge`` returns, without remembering how blocks like it were judged."""
     seen = trials(block)
     refuted = [each for each in seen if each.refuted]
     if refuted:

@@ -16,6 +16,7 @@ from ledger_samples import (
     observe,
     record_sets,
     records,
+    renamed,
     todays,
 )
 
@@ -23,7 +24,7 @@ from pytest_falsify.ledger.block import FalsifierBlock
 from pytest_falsify.ledger.document import parse, to_text
 from pytest_falsify.ledger.evidence import Outcome, Retraction
 from pytest_falsify.ledger.merge import fold, merge, merge_blocks, merge_evidence, prune
-from pytest_falsify.ledger.status import Status, judge
+from pytest_falsify.ledger.status import Status, judge, judge_anew
 
 WRONG = Retraction(who="grace", why="the oracle was wrong")
 grounds = st.builds(
@@ -79,6 +80,18 @@ def test_a_merge_never_hides_a_refutation(one, other):
             retracted = {each.id for each in merged.evidence if each.retracted}
             refuted = {each.id for each in side.evidence if side.counts_against(each)}
             assert judge(merged)[0] is Status.FALSIFIED or refuted <= retracted
+
+
+@given(blocks())
+def test_a_remembered_judgement_is_the_plain_one(block):
+    assert judge(block) == judge_anew(block)
+
+
+@given(blocks(), blocks())
+def test_blocks_that_are_alike_are_judged_alike(one, other):
+    for each in (other, renamed(one, "FALSIFY-OTHER")):
+        if each.likeness == one.likeness:
+            assert judge_anew(each) == judge_anew(one)
 
 
 @given(blocks())

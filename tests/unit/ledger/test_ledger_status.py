@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import pytest
-from ledger_samples import CAUGHT, OLD_ENTRY, OLD_SUBJECT, TODAY, block, evidence
+from dataclasses import replace
 
+import pytest
+from ledger_samples import (
+    CAUGHT,
+    ENTRY,
+    OLD_ENTRY,
+    OLD_SUBJECT,
+    SUBJECT,
+    TODAY,
+    block,
+    evidence,
+)
+
+from pytest_falsify.canonical import digest
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.digests import DISPUTED, Digests
 from pytest_falsify.ledger.discharge import Discharge
 from pytest_falsify.ledger.evidence import Retraction, Signature
-from pytest_falsify.ledger.status import Status, judge, weakest
+from pytest_falsify.ledger.status import Status, judge, judge_anew, weakest
 
 LIVE = evidence(faults=CAUGHT)
 SECOND = evidence(faults=CAUGHT, on="b")
 TINY = evidence(target="tiny", source="algorithm")
 REFUTED = evidence("refuted")
+WRONG = Retraction(who="ada", why="bad memory")
 MISSED = {"planted": 8, "caught": 7}
 CACHED = {"caveats": ["a part of a prompt came from the server's cache"], "bit_equal": True}
 
@@ -131,8 +144,51 @@ def test_two_machines_with_different_subjects_do_not_discharge():
     assert judge(block(LIVE, other))[0] is Status.FUNCTIONAL
 
 
+def test_records_with_other_numbers_and_names_leave_blocks_alike():
+    other = {"falsifier": "FALSIFY-OTHER", "observed": {"worst": 0.5}, "coverage": {}}
+    more = evidence(target="tiny", source="algorithm", **other)
+    others = block(evidence(faults=CAUGHT, **other), more)
+    assert block(LIVE, TINY).likeness == others.likeness
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [block(LIVE), block(evidence(faults=MISSED))],
+        [block(evidence(faults={**MISSED, "caught": each})) for each in (1, True, 2)],
+        [
+            block(
+                evidence(faults=CAUGHT, observed={"repeats": each}), discharge=Discharge(repeats=2)
+            )
+            for each in (1, 3)
+        ],
+        [block(evidence("refuted", reasons=(each,))) for each in ("this", "that")],
+        [block(REFUTED), block(evidence("refuted", retracted=WRONG))],
+        [block(LIVE, evidence(faults=CAUGHT, on=each)) for each in "ab"],
+        [block(LIVE, entry=each) for each in (ENTRY, OLD_ENTRY, DISPUTED)],
+        [
+            block(*(evidence(faults=CAUGHT, entry=digest(e), on=m) for e, m in (each, ("x", "b"))))
+            for each in (("x", "a"), ("y", "a"))
+        ],
+        [
+            block(LIVE, SECOND, today=replace(TODAY, subject=each))
+            for each in (SUBJECT, OLD_SUBJECT, DISPUTED)
+        ],
+        [block(LIVE, SECOND, discharge=Discharge(machines=each)) for each in (2, 3, 4)],
+        [
+            block(evidence(faults=CAUGHT, signature=each), discharge=Discharge(signed=True))
+            for each in (None, Signature(signer="ada", armour="A"))
+        ],
+    ],
+)
+def test_blocks_that_are_judged_in_other_words_are_not_alike(blocks):
+    judged = [judge_anew(each) for each in blocks]
+    assert len({each.likeness for each in blocks}) == len(set(judged)) == len(blocks)
+    assert [judge(each) for each in blocks] == judged
+
+
 def test_a_retracted_refutation_counts_no_more():
-    retracted = evidence("refuted", retracted=Retraction(who="ada", why="bad memory"))
+    retracted = evidence("refuted", retracted=WRONG)
     assert judge(block(LIVE, SECOND, retracted))[0] is Status.DISCHARGED
 
 
