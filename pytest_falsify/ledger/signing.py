@@ -35,7 +35,7 @@ def sign(evidence: Evidence, *, key: Path, signer: str) -> Evidence:
         LedgerError: when it cannot be signed.
     """
     command = ("sign", "-q", "-f", str(key), "-n", NAMESPACE)
-    armour = _ssh_keygen(*command, given=evidence.content)
+    armour = _ssh_keygen(*command, given=evidence.content, failed="it could not be signed")
     return evidence.marked(signature=Signature(signer=signer, armour=armour))
 
 
@@ -54,7 +54,9 @@ def check_signature(evidence: Evidence, *, allowed_signers: Path) -> None:
         armour.write_text(signature.armour, encoding="utf-8")
         who = ("-f", str(allowed_signers), "-I", signature.signer)
         command = ("verify", *who, "-n", NAMESPACE, "-s", str(armour))
-        _ssh_keygen(*command, given=evidence.content)
+        about = f"evidence of {evidence.falsifier} on {evidence.target}"
+        failed = f"the signature of {signature.signer} on {about} does not hold"
+        _ssh_keygen(*command, given=evidence.content, failed=failed)
 
 
 def wrong_signatures(ledgers: Mapping[str, Ledger], allowed_signers: Path) -> Iterator[LedgerError]:
@@ -69,7 +71,7 @@ def wrong_signatures(ledgers: Mapping[str, Ledger], allowed_signers: Path) -> It
                         yield error
 
 
-def _ssh_keygen(*arguments: str, given: str) -> str:
+def _ssh_keygen(*arguments: str, given: str, failed: str) -> str:
     command = ["ssh-keygen", "-Y", *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - the arguments are ours, and no shell is involved
@@ -80,8 +82,6 @@ def _ssh_keygen(*arguments: str, given: str) -> str:
         raise LedgerError(msg, remedy="install OpenSSH") from error
     except subprocess.CalledProcessError as error:
         words = " ".join((error.stderr or error.stdout).split())
-        msg = f"the signature does not hold: {words}"
-        if arguments[0] == "sign":
-            msg = f"it could not be signed: {words}"
+        msg = f"{failed}: {words}"
         raise LedgerError(msg, remedy="sign it with a key in the allowed-signers file") from None
     return done.stdout

@@ -155,7 +155,8 @@ def test_the_gate_asks_who_may_sign_and_refuses_others(repository, key):
     assert "denied: FALSIFY-A-1 demands signatures, and nobody says who may sign" in out
     assert "the gate is open" in repository.cli(*demanded, "--allowed-signers", "allowed")
     out = repository.cli(*demanded, "--allowed-signers", "nobody", status=1)
-    assert "denied: the signature does not hold" in out
+    assert "denied: the signature of ada on evidence of FALSIFY-A-1 on " in out
+    assert " does not hold" in out
 
 
 def test_signing_with_what_is_no_key_changes_nothing(repository, tmp_path):
