@@ -69,6 +69,7 @@ def vocabulary() -> Vocabulary:
         stage=canonical,
         hosted=frozenset({KIND}),
         surveys=frozenset(kind for kind in kinds if isinstance(kinds[kind], JudgesPrompts)),
+        repeating=frozenset(kind for kind in kinds if getattr(kinds[kind], "is_repeating", False)),
     )
 
 

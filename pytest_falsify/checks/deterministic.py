@@ -41,6 +41,7 @@ class Deterministic:
         **OBSERVED,
     }
     required: ClassVar[tuple[str, ...]] = ("subject",)
+    is_repeating: ClassVar[bool] = True
 
     def requests(self, claim: Claim) -> tuple[Request, ...]:
         """Ask for fresh runs of the subject on every input."""

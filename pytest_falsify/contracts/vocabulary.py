@@ -22,6 +22,7 @@ class Vocabulary:
             checked by the contract's own schema; here ``{}`` is enough to allow one.
         engines: for each engine the JSON Schema of each option that a capture may give it.
         surveys: the check kinds that are tried with datasets, and with nothing else.
+        repeating: the check kinds that repeat what they observe, and record how often.
         hosted: the check kinds that need no target: where none is named they run on this machine.
         stage: returns the canonical name of a stage, and raises FalsifyError for an unknown one.
     """
@@ -31,3 +32,4 @@ class Vocabulary:
     stage: Callable[[str], str]
     hosted: frozenset[str] = frozenset()
     surveys: frozenset[str] = frozenset()
+    repeating: frozenset[str] = frozenset()

@@ -64,6 +64,7 @@ class Subject:
     Attributes:
         statuses: what the ledger supports, falsifier id to status name; None when no ledger was
             read, and nothing can be called overclaimed.
+        repeating: the check kinds that record how often they repeated what they observed.
     """
 
     document: Document
@@ -71,6 +72,7 @@ class Subject:
     peers: Peers
     sources: Sources
     statuses: Mapping[str, str] | None = None
+    repeating: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_falsify.contracts.lint import (
     claims,
     coverage,
+    demands,
     drift,
     identity,
     numbers,
@@ -42,6 +43,7 @@ RULES: Mapping[str, Rule] = {
         drift.RULES,
         numbers.RULES,
         claims.RULES,
+        demands.RULES,
     )
     for rule in family
 }

@@ -63,7 +63,12 @@ def lint(
     peers = _peers(contract for _, contract in loaded)
     for document, contract in loaded:
         subject = Subject(
-            document=document, contract=contract, peers=peers, sources=sources, statuses=statuses
+            document=document,
+            contract=contract,
+            peers=peers,
+            sources=sources,
+            statuses=statuses,
+            repeating=vocabulary.repeating,
         )
         findings += findings_of(subject)
     kept = (replace(each, severity=chosen[each.rule]) for each in findings)

@@ -44,6 +44,7 @@ def vocabulary():
             "recorded": {"bundle": {"type": "string"}},
         },
         stage=_stage,
+        repeating=frozenset({"deterministic"}),
     )
 
 

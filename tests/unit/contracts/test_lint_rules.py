@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_falsify._loading import vocabulary as installed
 from pytest_falsify.contracts.lint.finding import Severity
 from pytest_falsify.contracts.lint.rules import RULES, severities
 from pytest_falsify.contracts.lint.run import lint
@@ -148,6 +149,27 @@ def test_without_a_ledger_nothing_is_overclaimed(found):
 def test_several_thresholds_in_a_check_are_not_prose(found, executable):
     rules = {each.rule for each in found(executable)}
     assert "several-thresholds" not in rules
+
+
+@pytest.mark.parametrize(
+    ("old", "demand", "count"),
+    [
+        ("  require: FUNCTIONAL", "{repeats: 3}", 1),
+        ("  require: FUNCTIONAL", "{machines: 3}", 0),
+        ("  targets: [tiny]", "{repeats: 3}", 0),
+    ],
+)
+def test_repeats_are_not_demanded_of_a_check_that_repeats_nothing(
+    found, executable, old, demand, count
+):
+    text = executable.replace(old, f"{old}\n  discharge: {demand}")
+    hits = [each for each in found(text) if each.rule == "unmet-repeats"]
+    assert [each.line for each in hits] == [text[: text.index("discharge")].count("\n") + 1] * count
+    assert all("`parity` repeats nothing" in each.text for each in hits)
+
+
+def test_repeats_may_be_demanded_of_the_checks_that_say_they_repeat():
+    assert installed().repeating == {"deterministic"}
 
 
 def test_one_broken_contract_does_not_hide_the_others(tree, vocabulary):
