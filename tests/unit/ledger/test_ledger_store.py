@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from ledger_samples import (
 
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.block import Ledger
-from pytest_falsify.ledger.document import parse, to_text
+from pytest_falsify.ledger.document import many_ledgers, parse, to_text
 from pytest_falsify.ledger.merge import fold
 from pytest_falsify.ledger.store import is_canonical, ledger_path, read, update, write
 
@@ -98,6 +99,21 @@ def test_a_broken_or_edited_ledger_is_refused_where_it_is_broken(path, old, new,
         with pytest.raises(LedgerError, match=what):
             write(path, Ledger(contract=CONTRACT))
         assert broken == path.read_bytes()
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_ledgers_that_were_read_together_count_as_old(was_enabled):
+    try:
+        (gc.enable if was_enabled else gc.disable)()
+        with many_ledgers():
+            assert not gc.isenabled()
+            ledger = parse(TEXT)
+        young = [*gc.get_objects(generation=0), *gc.get_objects(generation=1)]
+        assert gc.isenabled() is was_enabled
+    finally:
+        gc.enable()
+    assert not any(each is ledger for each in young)
+    assert gc.get_freeze_count() == 0
 
 
 def test_words_of_an_older_version_are_mended_by_an_update(path):
