@@ -13,7 +13,7 @@ from ledger_samples import OLD_ENTRY, OLD_SUBJECT, TODAY, evidence, observe, rec
 from pytest_falsify.canonical import canonical_bytes, digest
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.digests import Digests
-from pytest_falsify.ledger.evidence import Evidence
+from pytest_falsify.ledger.evidence import Evidence, Retraction, Signature
 from pytest_falsify.ledger.observation import Observation
 from pytest_falsify.ledger.settling import settle
 
@@ -128,6 +128,19 @@ def test_an_id_is_the_digest_of_all_that_a_status_is_computed_from(record, id_, 
         *record.caveats,
     ]
     assert digest(ground) == record.id
+
+
+def test_a_mark_leaves_the_numbers_of_a_record_as_they_were_read():
+    value = evidence("refuted").to_json() | {"observed": {"rel_l2": 0.0031416}}
+    said = [value[name] for name in ("id", "platform", "reasons", "observed", "coverage")]
+    record = Evidence.from_json(value | {"content": digest([*said, None])})
+    for mark in (
+        {"retracted": Retraction(who="ada", why="bad memory")},
+        {"signature": Signature(signer="ada", armour="AAAA")},
+    ):
+        marked = record.marked(**mark)
+        assert {**record.to_json(), **mark} == {**marked.to_json(), **mark}
+        assert replace(record, **mark).observed == {"rel_l2": 0.00314}
 
 
 def test_an_observation_cannot_carry_evidence_about_something_else():
