@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "statistics.json"
 _BLOCK = 256
+_WIDE = (np.dtype(np.float32), np.dtype(np.float64))
 SCHEMA = "urn:pytest-falsify:schema:statistics-v1"
 
 
@@ -50,8 +51,9 @@ class Summary:
     def of(cls, tensor: CapturedTensor) -> Summary:
         """Return the numbers of a tensor, summed in the dtype that holds it, float32 at least."""
         array = tensor.array
-        is_wide = array.dtype.name in {"float32", "float64"}
-        values = np.ascontiguousarray(array if is_wide else array.astype(np.float32)).reshape(-1)
+        values = np.ascontiguousarray(array).reshape(-1)
+        if array.dtype not in _WIDE:
+            values = values.astype(np.float32)
         squares = float(np.vdot(values, values))
         nonfinite = 0
         if not isfinite(squares):
@@ -61,12 +63,12 @@ class Summary:
         count = max(values.size, 1)
         return cls(
             shape=array.shape,
-            dtype=array.dtype.name,
+            dtype=_name(array.dtype),
             nonfinite=nonfinite,
             mean=_sum(values) / count,
             rms=sqrt(squares / count),
-            smallest=float(values.min(initial=np.inf)) if values.size else 0.0,
-            largest=float(values.max(initial=-np.inf)) if values.size else 0.0,
+            smallest=float(values.min()) if values.size else 0.0,
+            largest=float(values.max()) if values.size else 0.0,
         )
 
 
@@ -76,6 +78,11 @@ def _sum(values: Array) -> float:
     blocks = values[:whole].reshape(-1, _BLOCK) @ _ones(values.dtype)
     rest = values[whole:].sum(dtype=np.float64) if whole < values.size else 0.0
     return float(blocks.sum(dtype=np.float64) + rest)
+
+
+@lru_cache(maxsize=32)
+def _name(dtype: np.dtype[Any]) -> str:
+    return dtype.name  # which NumPy makes anew each time
 
 
 @lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.evidence import Outcome, Source
 from pytest_falsify.ledger.fields import exact_keys, get_texts
+from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +107,7 @@ class Discharge:
         """Return in words what a record must have to be accepted."""
         words = ["planted faults that are all caught"]
         if self.repeats:
-            words.append(f"{self.repeats} repeats")
+            words.append(number_of(self.repeats, "repeat"))
         if self.signed:
             words.append("a signature")
         return tuple(words)
