@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.engines.attention import STAGES_INSIDE, watched
@@ -59,7 +59,7 @@ class Watch:
             show: takes the layer, the stage and the tensor of the whole batch, the batch's axis
                 first. The model may write into the tensor afterwards.
         """
-        batch = _BatchSize()
+        batch, joined = _BatchSize(), _SideBySide()
         modules = dict(model.named_modules(remove_duplicate=False))
         with ExitStack() as stack:
             stack.callback(model.register_forward_pre_hook(batch.note, with_kwargs=True).remove)
@@ -67,7 +67,8 @@ class Watch:
                 stack.callback(_tap(modules[tap.module], tap, sites, batch, show).remove)
             for layer, stages in self.joined.items():
                 names = [each.format(i=layer) for each in self.family.projections]
-                for handle in _joined([modules[name] for name in names], layer, stages, show):
+                projections = [modules[name] for name in names]
+                for handle in _joined(projections, layer, stages, joined, show):
                     stack.callback(handle.remove)
             stack.enter_context(watched(model, self.inside, show))
             yield
@@ -103,20 +104,48 @@ def _tap(
     return module.register_forward_hook(on_output)
 
 
-def _joined(
-    projections: Sequence[torch.nn.Module], layer: int, stages: Sequence[str], show: Show
-) -> Iterator[Any]:
-    """Collect the outputs of the projections, in the order q, k, v; they run in that order."""
-    parts: dict[str, list[torch.Tensor]] = {stage: [] for stage in stages}
+@dataclass(slots=True)
+class _SideBySide:
+    """Memory in which outputs of projections are put side by side; layers of one shape share it."""
 
-    def on_output(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+    _wholes: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def whole(self, stage: str, part: torch.Tensor, width: int) -> torch.Tensor:
+        """Return where a part of so many channels in all is put."""
         import torch
 
-        for stage, found in parts.items():
-            found.append(_JOINABLE[stage](module, arguments[0], output))
-            if len(found) == len(projections):
-                show(layer, stage, torch.cat(found, dim=-1))
-                found.clear()  # or all layers' would be held until the model has run
+        key = (stage, part.shape[:-1], width, part.dtype, part.device)
+        if key not in self._wholes:
+            shape = (*part.shape[:-1], width)
+            self._wholes[key] = torch.empty(shape, dtype=part.dtype, device=part.device)
+        return self._wholes[key]
+
+
+def _joined(
+    projections: Sequence[Any],
+    layer: int,
+    stages: Sequence[str],
+    joined: _SideBySide,
+    show: Show,
+) -> Iterator[Any]:
+    """Put the outputs of the projections side by side: q, k, v, which is the order they run in.
+
+    Each is put there as it comes, while the processor's cache still has it.
+    """
+    width = sum(each.out_features for each in projections) if len(projections) > 1 else 0
+    filled = dict.fromkeys(stages, 0)
+
+    def on_output(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+        for stage, first in filled.items():
+            part = _JOINABLE[stage](module, arguments[0], output)
+            if not width:
+                show(layer, stage, part)
+                continue
+            whole, end = joined.whole(stage, part, width), first + part.shape[-1]
+            whole[..., first:end] = part
+            filled[stage] = end % width
+            if end == width:
+                show(layer, stage, whole)
 
     for each in projections:
         yield each.register_forward_hook(on_output)
