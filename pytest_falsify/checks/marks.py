@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pytest_falsify.captures.plan import Plan
-from pytest_falsify.checks.served import told
+from pytest_falsify.checks.served import told, untold
 from pytest_falsify.checks.tokens import NEW_TOKENS, first_difference
 from pytest_falsify.compare.distribution import kl_divergence, log_softmax
 from pytest_falsify.compare.shortlists import kl_bounds
@@ -126,7 +126,7 @@ class Question:
         if self.kind == TOKENS and subject.continuation:
             *before, last_token = subject.continuation
             yield "wrong last token", replace(subject, continuation=(*before, last_token + 1))
-        elif self.kind != TOKENS and subject.shortlists:
+        elif self.kind != TOKENS and subject.shortlists and subject.shortlists[0]:
             yield from _faulty_lists(self.kind, subject, subject.shortlists[0][-1])
 
     def _of_tokens(self, subject: Capture, oracle: Capture) -> Mark:
@@ -143,6 +143,9 @@ class Question:
         if min(len(subject.continuation), len(oracle.continuation)) < wanted:
             why = f"fewer than {number_of(wanted, 'token was', 'tokens were')} decoded"
             return Mark(differs=None, why=why)
+        for role, each in (("subject", subject), ("oracle", oracle)):
+            if (step := untold(each)) is not None:
+                return Mark(differs=None, why=f"the {role} told no candidates of step {step}")
         return Mark(differs=False)
 
     def _of_kl(self, subject: Capture, oracle: Capture) -> Mark:
@@ -217,7 +220,11 @@ def _next_logits(capture: Capture) -> Array | None:
 
 
 def _first_broken(capture: Capture, steps: int) -> int | None:
-    """Return the first step whose logits have no best choice, where there are logits."""
+    """Return the first step whose logits, or what a server told in their place, have no best."""
+    if capture.shortlists is not None:
+        lasts = (each[-1:] for each in capture.shortlists[:steps])
+        sound = (all(one.is_sound for one in each) for each in lasts)
+        return next((step for step, is_sound in enumerate(sound) if not is_sound), None)
     rows = (each[-1] for each in capture.logits[:steps] if each.size)
     return next((step for step, row in enumerate(rows) if not _has_best(row)), None)
 

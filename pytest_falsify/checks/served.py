@@ -104,12 +104,12 @@ def lack(runs: Runs, name: str) -> str:
         if each.shortlists is not None and not any(each.shortlists):
             why = "; ".join(each.caveats) or "its answer was empty"
             return f"a server told of no token on {name}: {why}"
-        if (step := _untold(each)) is not None:
+        if (step := untold(each)) is not None:
             return f"the {role} told no candidates of step {step} on {name}"
     return ""
 
 
-def _untold(capture: Capture) -> int | None:
+def untold(capture: Capture) -> int | None:
     """Return the first step of which a server told no candidates, or None."""
     if capture.shortlists is None:
         return None

@@ -67,6 +67,41 @@ def test_another_next_token_is_another_answer(subject, oracle, differs):
     assert bool(mark.why) == (differs is None)
 
 
+def telling(*steps):
+    """A run of a server that chose 7, 8, 9 and tells these candidates of each step."""
+    lists = tuple((Shortlist.of(each, 16),) if each else () for each in steps)
+    return replace(decoded(7, 8, 9), logits=(), shortlists=lists)
+
+
+TOLD = [((token, -0.1), (0, -3)) for token in (7, 8, 9)]
+UNTOLD = telling(TOLD[0], (), TOLD[2])
+BROKEN = telling(TOLD[0], ((8, np.nan), (0, -3)), TOLD[2])
+
+
+@pytest.mark.parametrize(
+    ("subject", "oracle", "differs"),
+    [
+        (telling(*TOLD), telling(*TOLD), False),
+        (telling(*TOLD[:2]), telling(*TOLD), None),
+        (telling(*TOLD), UNTOLD, None),
+        (UNTOLD, telling(*TOLD), None),
+        (UNTOLD, UNTOLD, None),
+        (BROKEN, telling(*TOLD), True),
+        (telling(*TOLD), BROKEN, None),
+        (BROKEN, BROKEN, None),
+    ],
+)
+def test_tokens_of_servers_count_with_the_numbers_that_were_told(subject, oracle, differs):
+    mark = TOKENS.mark(subject, oracle)
+    assert mark.differs is differs
+    assert bool(mark.why) == (differs is None)
+
+
+@pytest.mark.parametrize("question", [ARGMAX, KL])
+def test_nothing_is_planted_in_what_was_not_told(question):
+    assert list(question.faulty(telling((), *TOLD[1:]))) == []
+
+
 @pytest.mark.parametrize(
     ("subject", "oracle", "differs", "at"),
     [
