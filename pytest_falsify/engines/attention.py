@@ -2,19 +2,19 @@
 
 transformers lets a model choose its attention function by name. Ours are called ``falsify_<name>``;
 each hands everything to the function that the model would have called, so the answer keeps its
-bits, and then shows what it was given and what came back. A name needs an entry in
-``AttentionMaskInterface`` too, or the causal mask is silently left out.
+bits, and then shows what it was given and what came back; scores are shown on the way. A name needs
+an entry in ``AttentionMaskInterface`` too, or the causal mask is silently left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_falsify.stages.operations import scaled_scores, usual_attention
+from pytest_falsify.stages.operations import usual_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 ALWAYS = ("q_post_rope", "k_post_rope")
 ON_REQUEST = ("k_cache", "v_cache")
-EAGER_ONLY = ("attn_scores", "attn_softmax")
+SCORES = "attn_scores"
+EAGER_ONLY = (SCORES, "attn_softmax")
 STAGES_INSIDE = frozenset((*ALWAYS, *ON_REQUEST, *EAGER_ONLY))
 PREFIX = "falsify_"
 
@@ -36,7 +37,9 @@ class Inside(Protocol):
 
 
 Wanted = Mapping[int, Sequence[str]]
-_watcher: ContextVar[tuple[Wanted, Inside] | None] = ContextVar("falsify", default=None)
+_watcher: ContextVar[tuple[Wanted, Inside]] = ContextVar(
+    "falsify", default=({}, lambda _layer, _stage, _tensor: None)
+)
 
 
 @contextmanager
@@ -107,34 +110,31 @@ def _attend(  # noqa: PLR0917 - transformers calls it so
         options: ``scaling``, ``dropout``, ``softcap`` and what else the model passes.
     """
     attend = usual_attention(name, module)
-    output, weights = attend(module, query, key, value, attention_mask, **options)
-    watcher = _watcher.get()
-    if watcher is not None:
-        wanted, inside = watcher
-        for stage in wanted.get(module.layer_idx, ()):
-            shown = _SHOWN[stage](module, query, key, value, weights, options)
-            inside(module.layer_idx, stage, shown)
+    wanted, inside = _watcher.get()
+    stages, show = wanted.get(module.layer_idx, ()), partial(inside, module.layer_idx)
+    seeing = _seeing if SCORES in stages else _unseen
+    with seeing(query, key, attention_mask, show) as mask:
+        output, weights = attend(module, query, key, value, mask, **options)
+    for stage in stages:
+        if stage != SCORES:
+            show(stage, _SHOWN[stage](query, key, value, weights))
     return output, weights
 
 
-def _scores(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    _value: torch.Tensor,
-    _weights: torch.Tensor | None,
-    options: dict[str, Any],
-) -> torch.Tensor:
-    """Compute the scaled scores again, before the mask: batch, heads, tokens, sources."""
-    known = {name: options[name] for name in ("scaling", "softcap") if name in options}
-    return scaled_scores(module, query, key, **known)
+def _seeing(query: Any, key: Any, mask: Any, show: Callable[[str, Any], None]) -> Any:
+    from pytest_falsify.engines.scores import seen_scores
+
+    return seen_scores(query, key, mask, partial(show, SCORES))
+
+
+def _unseen(_query: Any, _key: Any, mask: Any, _show: Any) -> Any:
+    return nullcontext(mask)
 
 
 _SHOWN: dict[str, Any] = {
-    "q_post_rope": lambda _m, q, _k, _v, _w, _o: q.transpose(1, 2),
-    "k_post_rope": lambda _m, q, k, _v, _w, _o: k[:, :, -q.shape[2] :].transpose(1, 2),
-    "k_cache": lambda _m, _q, k, _v, _w, _o: k.transpose(1, 2),
-    "v_cache": lambda _m, _q, _k, v, _w, _o: v.transpose(1, 2),
-    "attn_scores": _scores,
-    "attn_softmax": lambda _m, _q, _k, _v, w, _o: w,
+    "q_post_rope": lambda q, _k, _v, _w: q.transpose(1, 2),
+    "k_post_rope": lambda q, k, _v, _w: k[:, :, -q.shape[2] :].transpose(1, 2),
+    "k_cache": lambda _q, k, _v, _w: k.transpose(1, 2),
+    "v_cache": lambda _q, _k, v, _w: v.transpose(1, 2),
+    "attn_softmax": lambda _q, _k, _v, w: w,
 }
