@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_falsify.captures.capture import Capture, CapturedTensor, TokenInputs
-from pytest_falsify.captures.sketch import Sketching, product
+from pytest_falsify.captures.sketch import Sketching
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def record(
             they ask.
     """
     _must_be_able(session, inputs, plan)
-    sketching = Sketching(getattr(session, "multiply", product))
+    sketching = Sketching()
     seen: dict[Site, CapturedTensor] = sketching.seen
     answer = session.run(inputs, plan, sketching if is_sketch else seen.__setitem__)
     has_answer = not is_sketch and (plan.needs_answer or answer.stopped_at is None)

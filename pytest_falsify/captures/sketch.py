@@ -22,12 +22,9 @@ from pytest_falsify.errors import AlignmentError
 from pytest_falsify.stages.vocabulary import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pytest_falsify.stages.vocabulary import Site
 
     Array = np.ndarray[Any, Any]
-    Product = Callable[[Array, Array], Array]
 
 PROJECTIONS = 16
 TOKENS, PROJECTED = "t", "p"
@@ -54,19 +51,7 @@ class Sketch:
     seed: int = 0
 
 
-def product(values: Array, signs: Array) -> Array:
-    """Return the product of two matrices, or of two stacks of them.
-
-    An infinity becomes NaN and not a warning: so it stays visible.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        found: Array = values @ signs
-        return found
-
-
-def sketched(
-    site: Site, tensor: CapturedTensor, *, seed: int = 0, multiply: Product = product
-) -> CapturedTensor:
+def sketched(site: Site, tensor: CapturedTensor, *, seed: int = 0) -> CapturedTensor:
     """Return the sketch of a tensor: (tokens, projections) float32, or float64 of float64.
 
     Ids are left as they are, for they are judged by equality, and so is what is no larger.
@@ -75,22 +60,18 @@ def sketched(
         site: whose tensor it is.
         tensor: of a session, or a sketch already.
         seed: of the signs.
-        multiply: makes the product of two matrices; another one rounds otherwise.
 
     Raises:
         AlignmentError: when the tensor has no axis of tokens.
     """
-    if tensor.sketch or STAGES[site.stage].is_index:
+    if tensor.sketch:
         return tensor
     is_wide = tensor.array.dtype == np.float64
-    way = _way(tensor.dims, tensor.array.shape, seed, np.float64 if is_wide else np.float32)
+    way = way_of(site.stage, tensor.array.shape, dims=tensor.dims, seed=seed, is_wide=is_wide)
     if way is None:
-        msg = f"{site} cannot be sketched: {tensor.describe()}"
-        raise AlignmentError(msg, expected="one axis for each name, and one of them tokens")
-    if way.sketch.width <= PROJECTIONS:
         return tensor
     return CapturedTensor(
-        array=way.projected(tensor.array, multiply),
+        array=way.projected(tensor.array),
         dims=DIMS,
         positions=tensor.positions,
         mask=tensor.mask,
@@ -98,8 +79,38 @@ def sketched(
     )
 
 
+def way_of(
+    stage: str,
+    shape: tuple[int, ...],
+    *,
+    dims: str | None = None,
+    seed: int = 0,
+    is_wide: bool = False,
+) -> Way | None:
+    """Return how a tensor is sketched, or None where it is left as it is.
+
+    Args:
+        stage: whose tensor it is.
+        shape: of the tensor.
+        dims: its axes, where they are not those of its stage.
+        seed: of the signs.
+        is_wide: whether it is float64.
+
+    Raises:
+        AlignmentError: when the tensor has no axis of tokens.
+    """
+    dims = STAGES[stage].dims if dims is None else dims
+    if STAGES[stage].is_index:
+        return None
+    way = _way(dims, shape, seed, np.float64 if is_wide else np.float32)
+    if way is None:
+        msg = f"{stage} cannot be sketched: dims `{dims}`, shape {'x'.join(map(str, shape))}"
+        raise AlignmentError(msg, expected="one axis for each name, and one of them tokens")
+    return way if way.sketch.width > PROJECTIONS else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
+class Way:
     """How tensors of some dims, shape and dtype are sketched.
 
     Attributes:
@@ -112,20 +123,20 @@ class _Way:
     shape: tuple[int, ...]
     signs: Array
 
-    def projected(self, array: Array, multiply: Product) -> Array:
+    def projected(self, array: Array) -> Array:
         """Return the projections of each token: (tokens, projections).
 
         What stands before the tokens, as heads may, is summed last, for moving it would be a copy.
+        An infinity becomes NaN and not a warning: so it stays visible.
         """
         values = array.reshape(self.shape).astype(self.signs.dtype, copy=False)
-        if self.signs.ndim == len(DIMS.split()):
-            return multiply(values, self.signs)
-        found: Array = product(values, self.signs).sum(axis=0)
-        return found
+        with np.errstate(invalid="ignore", over="ignore"):
+            found: Array = values @ self.signs
+            return found if self.signs.ndim == len(DIMS.split()) else found.sum(axis=0)
 
 
 @lru_cache(maxsize=64)
-def _way(dims: str, shape: tuple[int, ...], seed: int, dtype: type) -> _Way | None:
+def _way(dims: str, shape: tuple[int, ...], seed: int, dtype: type) -> Way | None:
     """Return how tensors are sketched, or None when they cannot be."""
     names = dims.split()
     if len(shape) != len(names) or TOKENS not in names:
@@ -138,10 +149,10 @@ def _way(dims: str, shape: tuple[int, ...], seed: int, dtype: type) -> _Way | No
     )
     axis = names.index(TOKENS)
     before, tokens, after = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-    signs = _signs(sketch.width, seed, dtype)
+    signs = signs_of(sketch.width, seed, dtype)
     if before == 1:
-        return _Way(sketch=sketch, shape=(tokens, after), signs=signs)
-    return _Way(
+        return Way(sketch=sketch, shape=(tokens, after), signs=signs)
+    return Way(
         sketch=sketch,
         shape=(before, tokens, after),
         signs=signs.reshape(before, after, PROJECTIONS),
@@ -151,19 +162,18 @@ def _way(dims: str, shape: tuple[int, ...], seed: int, dtype: type) -> _Way | No
 class Sketching:
     """A sink that keeps sketches and no tensor, so none need be copied for it.
 
-    Args:
-        multiply: makes the product of two matrices.
+    An engine that makes sketches faster than NumPy may hand it those in place of tensors.
     """
 
     borrows: ClassVar[bool] = True
+    sketches: ClassVar[bool] = True
 
-    def __init__(self, multiply: Product = product) -> None:
+    def __init__(self) -> None:
         self.seen: dict[Site, CapturedTensor] = {}
-        self.multiply = multiply
 
     def __call__(self, site: Site, tensor: CapturedTensor, /) -> None:
         """Take one tensor."""
-        found = sketched(site, tensor, multiply=self.multiply)
+        found = sketched(site, tensor)
         # What is no sketch is still the engine's own memory.
         self.seen[site] = found if found.sketch else replace(found, array=found.array.copy())
 
@@ -203,7 +213,7 @@ def _ordered(tensor: CapturedTensor, sketch: Sketch) -> CapturedTensor:
 
 
 @lru_cache(maxsize=16)
-def _signs(width: int, seed: int, dtype: type) -> Array:
+def signs_of(width: int, seed: int, dtype: type) -> Array:
     """Return (width, projections) of -1 and 1, the same for ever: SHAKE-256's bits."""
     stream = hashlib.shake_256(f"pytest-falsify sketch {seed} {width}".encode())
     bits = np.unpackbits(np.frombuffer(stream.digest(width * PROJECTIONS // 8), np.uint8))

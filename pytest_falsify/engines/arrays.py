@@ -11,25 +11,23 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
+BFLOAT16_BYTES = 2
+
+
 def as_numpy(tensor: torch.Tensor) -> Array:
     """Return a tensor of the CPU as an array that shares its memory.
 
-    bfloat16 becomes ml_dtypes' bfloat16.
+    bfloat16 becomes ml_dtypes' bfloat16. Every tensor that is looked at comes through here, between
+    two operations of a model, so nothing is done that need not be.
     """
-    import torch
+    values = tensor.detach() if tensor.requires_grad else tensor
+    if values.dtype.itemsize == BFLOAT16_BYTES:
+        import torch
 
-    if tensor.dtype is torch.bfloat16:
-        import ml_dtypes
+        if values.dtype is torch.bfloat16:
+            import ml_dtypes
 
-        bits: Array = tensor.detach().view(torch.uint16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: Array = tensor.detach().numpy()
+            bits: Array = values.view(torch.uint16).numpy()
+            return bits.view(ml_dtypes.bfloat16)
+    array: Array = values.numpy()
     return array
-
-
-def multiply(left: Array, right: Array) -> Array:
-    """Return the product of two matrices, by torch: with few columns it is faster than NumPy."""
-    import torch
-
-    found: Array = torch.mm(torch.from_numpy(left), torch.from_numpy(right)).numpy()
-    return found

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """What receives the tensors of a run, one site at a time, in the order they come to be."""
+    """What receives the tensors of a run, one site at a time, in the order they come to be.
+
+    One that is done with a tensor when it returns says ``borrows``: none need be copied for it. One
+    that wants sketches alone says ``sketches``: an engine may hand it those.
+    """
 
     def __call__(self, site: Site, tensor: CapturedTensor, /) -> None:
         """Take one tensor. It may be kept: the engine does not write to it again."""
@@ -54,8 +58,7 @@ class Session(Protocol):
     that decides its numbers says ``is_identity_complete``: its captures may outlive a test run.
     One that asks a server says ``is_served``: it is asked for its answer alone. Where two of one
     identity may differ, ``place`` tells them apart, and ``machine`` is the digest of the machine
-    that computes, where that is not this one. One that multiplies matrices faster than NumPy does
-    lends that out as ``multiply``.
+    that computes, where that is not this one.
     """
 
     @property

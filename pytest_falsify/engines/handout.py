@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.manifest import runs
+from pytest_falsify.captures.sketch import DIMS
 from pytest_falsify.engines.arena import ALIGNMENT, Arena
 from pytest_falsify.engines.arrays import as_numpy
 from pytest_falsify.stages.vocabulary import STAGES, Site
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from pytest_falsify.captures.sketch import Sketch
     from pytest_falsify.engines.base import Sink
 
     Array = np.ndarray[Any, Any]
@@ -111,12 +113,13 @@ def _concatenated(parts: list[Any], axis: int) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A copy that is still on the accelerator."""
+    """A copy or a sketch that is still on the accelerator."""
 
     tensor: torch.Tensor
     site: Site
     positions: tuple[int, ...]
     sink: Sink
+    sketch: Sketch | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,39 +158,65 @@ class HandOut:
             Stopped: when it was the last one that is wanted.
         """
         site = Site(self._step, layer, stage)
-        values = batch if self.waits else as_numpy(batch)
         for member, sink in self._members:
-            part, positions = member.own(stage, values)
-            if self.waits:
-                self._waiting.append(_Waiting(_copy(part), site, positions, sink))
-            else:
-                array = part if borrows(sink) else self.arena.copy(part)
-                sink(site, _captured(site, array, positions))
+            if not (wants_sketches(sink) and self._sketched(site, batch, member, sink)):
+                self._copied(site, batch, member, sink)
         if self._left is not None:
             self._left -= 1
             if self._left == 0:
                 raise Stopped
 
+    def _copied(self, site: Site, batch: torch.Tensor, member: Member, sink: Sink) -> None:
+        part, positions = member.own(site.stage, batch if self.waits else as_numpy(batch))
+        if self.waits:
+            self._waiting.append(_Waiting(_copy(part), site, positions, sink))
+        else:
+            array = part if borrows(sink) else self.arena.copy(part)
+            sink(site, _captured(site, array, positions))
+
+    def _sketched(self, site: Site, batch: torch.Tensor, member: Member, sink: Sink) -> bool:
+        """Hand out a sketch, and tell whether there is one."""
+        from pytest_falsify.engines.sketching import sketch_of
+
+        part, positions = member.own(site.stage, batch)
+        found = sketch_of(site.stage, part)
+        if found is None:
+            return False
+        tensor, sketch = found
+        if self.waits:
+            self._waiting.append(_Waiting(tensor, site, positions, sink, sketch))
+        else:
+            sink(site, _captured(site, tensor.numpy(), positions, sketch))
+        return True
+
     def finish(self) -> None:
         """Bring to the host what is still on the device, and hand it out in the order it came."""
         arrays = to_host([each.tensor for each in self._waiting])
         for each, array in zip(self._waiting, arrays, strict=True):
-            each.sink(each.site, _captured(each.site, array, each.positions))
+            each.sink(each.site, _captured(each.site, array, each.positions, each.sketch))
         self._waiting.clear()
 
 
-def _captured(site: Site, array: Array, positions: tuple[int, ...]) -> CapturedTensor:
+def _captured(
+    site: Site, array: Array, positions: tuple[int, ...], sketch: Sketch | None = None
+) -> CapturedTensor:
     return CapturedTensor(
         array=array,
-        dims=STAGES[site.stage].dims,
+        dims=DIMS if sketch else STAGES[site.stage].dims,
         positions=positions,
         mask=MASKS.get(site.stage, "none"),
+        sketch=sketch,
     )
 
 
 def borrows(sink: Sink) -> bool:
     """Tell whether a sink is done with a tensor when it returns, so that none need be copied."""
     return bool(getattr(sink, "borrows", False))
+
+
+def wants_sketches(sink: Sink) -> bool:
+    """Tell whether a sink keeps sketches alone."""
+    return bool(getattr(sink, "sketches", False))
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pytest_falsify.captures.capture import Identity
 from pytest_falsify.engines.activations import Q8, round_activations
 from pytest_falsify.engines.arena import Arena
-from pytest_falsify.engines.arrays import multiply
 from pytest_falsify.engines.checkpoint import load_model
 from pytest_falsify.engines.forward import LEFT, RIGHT, Batch, Forward, beside
 from pytest_falsify.engines.grafting import written
@@ -163,7 +162,6 @@ class TransformersSession:
     arena: Arena = field(default_factory=Arena)
     _watches: dict[Plan, Watch] = field(default_factory=dict, repr=False)
     understands: ClassVar[frozenset[str]] = frozenset({"forced", "positions"})
-    multiply = staticmethod(multiply)
 
     @property
     def is_identity_complete(self) -> bool:

@@ -3,9 +3,13 @@
     OMP_NUM_THREADS=1 python tests/bench/bench_capture.py [--rounds 12] [--device cpu] [--spoil]
 
 Random Llama and Qwen2 of 100 M parameters, 128 tokens, float32, eager attention, one thread; all in
-one process, taking turns. Minima of processor time (of wall time on a GPU), and medians beside
-them, which a busy neighbour moves less. Status 1: a minimum does not keep its bar. ``--spoil``
-copies every tensor eight times more, to show that bars can be missed.
+one process, taking turns. A plain forward runs before and after each action, and the ratio is the
+median over the rounds of the action's time to the mean of its two neighbours: a busy neighbour on
+the machine slows all three. Processor time (wall time on a GPU). The ratio of minima stands beside
+it, and a plain forward is one of the actions: what its ratios differ from 1 is noise.
+
+Status 1: a bar is not kept. ``--spoil`` copies every tensor eight times more, to show that bars can
+be missed.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from pytest_falsify.engines.arena import Arena
 from pytest_falsify.engines.transformers import DEFAULTS, TransformersSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Action = Callable[[], object]
 
@@ -66,16 +70,25 @@ PROMPT = TokenInputs(
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One line of the table.
+
+    ``times`` are an action's own, ``beside`` the means of the plain forwards next to it.
+    """
 
     name: str
     times: tuple[float, ...]
+    beside: tuple[float, ...]
     bytes: int
 
     @property
     def seconds(self) -> float:
         """The least of the times."""
         return min(self.times)
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios to the neighbours."""
+        return median(a / b for a, b in zip(self.times, self.beside, strict=True))
 
 
 def session_of(family: str, device: str) -> TransformersSession:
@@ -123,33 +136,39 @@ def ours(session: TransformersSession) -> dict[str, Action]:
     }
 
 
-def timed(actions: dict[str, Action], rounds: int, device: str) -> dict[str, Row]:
-    """Return the times of each action and the bytes it captured.
+def timed(plain: Action, actions: dict[str, Action], rounds: int, device: str) -> Iterator[Row]:
+    """Yield the times of each action, those of the plain forwards beside it, and what it captured.
 
     They take turns, and each round begins with another, so that none is always run after the same:
     what ran before decides what is in the caches and on the heap.
     """
-    rows: dict[str, Row] = {}
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+    captured = {}
+    before, _ = seconds(plain, device)
     for done in range(rounds):
         names = list(actions)
         turn = done % len(names)
+        quickest = min((min(each)[0] for each in spent.values() if each), default=0.0)
         for name in (*names[turn:], *names[:turn]):
-            action = actions[name]
-            if done >= FEW and rows[name].seconds > SLOW * min(
-                each.seconds for each in rows.values()
-            ):
+            if done >= FEW and min(spent[name])[0] > SLOW * quickest:
                 continue
-            gc.collect()
-            begin = clock()
-            found = action()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds = clock() - begin
-            known = rows.get(name) or Row(name, (), size(found))
-            rows[name] = known._replace(times=(*known.times, seconds))
-            del found
-    return rows
+            own, captured[name] = seconds(actions[name], device)
+            after, _ = seconds(plain, device)
+            spent[name].append((own, (before + after) / 2))
+            before = after
+    for name, pairs in spent.items():
+        yield Row(name, *zip(*pairs, strict=True), captured[name])
+
+
+def seconds(action: Action, device: str) -> tuple[float, int]:
+    """Return how long an action took, and the bytes that it captured."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    gc.collect()
+    begin = clock()
+    found = action()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - begin, size(found)
 
 
 def size(found: object) -> int:
@@ -230,24 +249,22 @@ def measure(family: str, arguments: argparse.Namespace) -> list[str]:
         except Exception as error:  # noqa: BLE001 - whatever a peer does wrong is its own row
             actions.pop(name, None)
             absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
-    found = timed(actions, arguments.rounds, arguments.device)
-    rows = {name: found[name] for name in actions}
-    base = rows["plain forward"].seconds
+    rows = list(timed(plain, actions, arguments.rounds, arguments.device))
+    least = min(min(each.beside) for each in rows)
     print(
-        f"\n| {family}, {arguments.device} | ms | x plain | of medians | MB kept | bar |\n"
+        f"\n| {family}, {arguments.device} | ms | x plain | of minima | MB kept | bar |\n"
         "|---|---|---|---|---|---|"
     )
     broken = []
-    for name, row in rows.items():
-        ratio, bar = row.seconds / base, BARS.get(name, {}).get(family)
-        middle = median(row.times) / median(rows["plain forward"].times)
+    for row in rows:
+        bar = BARS.get(row.name, {}).get(family)
         told = "" if bar is None else f"{bar:.2f}"
         print(
-            f"| {name} | {row.seconds * 1e3:.0f} | {ratio:.2f} | {middle:.2f} "
-            f"| {row.bytes / 1e6:.0f} | {told} |"
+            f"| {row.name} | {row.seconds * 1e3:.0f} | {row.ratio:.2f} "
+            f"| {row.seconds / least:.2f} | {row.bytes / 1e6:.0f} | {told} |"
         )
-        if bar is not None and ratio > bar:
-            broken.append(f"{family}: {name} {ratio:.3f}, to stay below {bar}")
+        if bar is not None and row.ratio > bar:
+            broken.append(f"{family}: {row.name} {row.ratio:.3f}, to stay below {bar}")
     for name, reason in absent.items():
         print(f"| {name} | not run: {reason} | | | | |")
     if arguments.device == "cpu":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from pytest_falsify.captures.bundle import write_bundle
@@ -14,6 +15,7 @@ from pytest_falsify.captures.capture import TokenInputs
 from pytest_falsify.captures.manifest import MANIFEST
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.record import record
+from pytest_falsify.captures.sketch import sketched
 from pytest_falsify.compare.comparison import compare_captures
 from pytest_falsify.contracts.model import CaptureSpec, Target
 from pytest_falsify.engines.device import resolve_device
@@ -64,6 +66,20 @@ def test_the_numbers_are_those_of_the_cpu_within_rounding(qwen2_tiny):
 
     assert max(each.total.rel_l2 for each in comparison.sites) < 1e-3
     assert comparison.missing == ()
+
+
+def test_sketches_are_made_on_the_device_and_are_those_of_the_tensors(qwen2_tiny):
+    session = load(qwen2_tiny)
+    plan = all_of(session, decode_steps=2)
+
+    whole = record(session, PROMPT, plan)
+    sketches = record(session, PROMPT, plan, is_sketch=True)
+
+    for site, tensor in whole.tensors.items():
+        expected, found = sketched(site, tensor), sketches.tensors[site]
+        assert (found.sketch, found.dims) == (expected.sketch, expected.dims)
+        scale = np.abs(expected.array).max()
+        np.testing.assert_allclose(found.array, expected.array, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
