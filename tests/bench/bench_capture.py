@@ -1,6 +1,6 @@
 """Measure what looking costs: captures and the field's tools as ratios to the plain forward.
 
-    OMP_NUM_THREADS=1 python tests/bench/bench_capture.py [--rounds 12] [--device cpu] [--spoil]
+    OMP_NUM_THREADS=1 python tests/bench/bench_capture.py [--rounds 24] [--device cpu] [--spoil]
 
 Random Llama and Qwen2 of 100 M parameters, 128 tokens, float32, eager attention, one thread; all in
 one process, taking turns. A plain forward runs before and after each action, and the ratio is the
@@ -297,7 +297,7 @@ def _disk(session: TransformersSession, rounds: int) -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--families", nargs="+", default=["Llama", "Qwen2"])
     parser.add_argument("--spoil", action="store_true")
