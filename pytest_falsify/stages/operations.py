@@ -236,32 +236,14 @@ def _cached(place: Place, past_and_new: tuple[torch.Tensor, ...]) -> torch.Tenso
 
 def scores(place: Place, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the scaled scores before the mask: (heads, tokens, sources)."""
-    place.must_have(keys, place.source_count)
-    batches = [each.transpose(0, 1)[None] for each in (queries, keys)]
-    return scaled_scores(place.attention, *batches)[0]
-
-
-def scaled_scores(
-    attention: Any, queries: torch.Tensor, keys: torch.Tensor, **options: Any
-) -> torch.Tensor:
-    """Compute scores as the eager attention of transformers does, before the mask.
-
-    Args:
-        attention: the module that attends.
-        queries: (batch, heads, tokens, channels).
-        keys: (batch, key heads, sources, channels).
-        options: ``scaling`` and ``softcap`` where they are not the module's own.
-
-    Returns:
-        (batch, heads, tokens, sources).
-    """
     import torch
 
-    scaling = options.get("scaling") or getattr(attention, "scaling", attention.head_dim**-0.5)
-    repeats = queries.shape[1] // keys.shape[1]
-    found = torch.matmul(queries, _repeated(keys, repeats).transpose(2, 3)).mul_(scaling)
-    cap = options.get("softcap")
-    return torch.tanh(found / cap) * cap if cap else found
+    place.must_have(keys, place.source_count)
+    query, key = (each.transpose(0, 1)[None] for each in (queries, keys))
+    repeated = _repeated(key, query.shape[1] // key.shape[1])
+    scaling = getattr(place.attention, "scaling", place.attention.head_dim**-0.5)
+    found: torch.Tensor = torch.matmul(query, repeated.transpose(2, 3)) * scaling
+    return found[0]
 
 
 def _repeated(of_key_heads: torch.Tensor, repeats: int) -> torch.Tensor:

@@ -5,8 +5,9 @@
 Random Llama and Qwen2 of 100 M parameters, 128 tokens, float32, eager attention, one thread; all in
 one process, taking turns. A plain forward runs before and after each action, and the ratio is the
 median over the rounds of the action's time to the mean of its two neighbours: a busy neighbour on
-the machine slows all three. Processor time (wall time on a GPU). The ratio of minima stands beside
-it, and a plain forward is one of the actions: what its ratios differ from 1 is noise.
+the machine slows all three. Processor time (wall time on a GPU). Beside it stands the ratio of the
+least time to the least mean of two neighbours; and a plain forward is one of the actions: what its
+ratios differ from 1 is noise.
 
 Status 1: a bar is not kept. ``--spoil`` copies every tensor eight times more, to show that bars can
 be missed.
@@ -228,7 +229,7 @@ def spoil() -> None:
         return usual(self, tensor)
 
     Arena.copy = wasteful
-    handout.borrows = lambda _sink: False
+    handout.borrows = handout.wants_sketches = lambda _sink: False
 
 
 def measure(family: str, arguments: argparse.Namespace) -> list[str]:

@@ -30,6 +30,11 @@ def added_to_the_mask(scores, mask):
     return torch.softmax(torch.add(mask[..., : scores.shape[-1]], scores), -1)
 
 
+def added_twice(scores, mask):
+    mask = mask[..., : scores.shape[-1]]
+    return softmax((scores + mask) + mask, dim=-1)
+
+
 def added_in_place(scores, mask):
     scores += mask[..., : scores.shape[-1]]
     return scores.softmax(-1)
@@ -66,7 +71,9 @@ def seen_of(finish, mask):
     return seen
 
 
-@pytest.mark.parametrize("finish", [added, added_to_the_mask, added_in_place, beside_a_sink])
+@pytest.mark.parametrize(
+    "finish", [added, added_to_the_mask, added_twice, added_in_place, beside_a_sink]
+)
 def test_scores_are_what_the_mask_is_added_to(finish):
     mask = torch.full_like(MASK, -1.0)
 
@@ -85,6 +92,23 @@ def test_where_there_is_no_mask_they_are_what_softmax_is_given(finish):
 def test_what_cannot_be_told_apart_from_masked_scores_is_not_shown():
     assert seen_of(without_a_mask, MASK) == []
     assert seen_of(put_where_the_mask_is, MASK) == []
+
+
+def beside_a_bias(scores, mask):
+    return softmax(scores + (mask[..., : scores.shape[-1]] + torch.ones(1, 3, 1, 6)), dim=-1)
+
+
+def after_another_softmax(scores, _mask):
+    softmax(torch.ones(2, 3, 4, 5), dim=-1)
+    return softmax(scores, dim=-1)
+
+
+def test_what_has_another_shape_is_not_taken_for_scores():
+    assert seen_of(beside_a_bias, MASK) == []
+
+    (scores,) = seen_of(after_another_softmax, None)
+
+    assert torch.equal(scores, (QUERY @ KEY.transpose(-1, -2)) * 0.5)
 
 
 def test_a_mask_of_the_scores_own_shape_is_not_taken_for_them():
@@ -136,3 +160,21 @@ def test_scores_that_were_never_seen_are_missing_and_not_made_up(qwen2_tiny, mon
 
     assert {each.stage for each in capture.missing} == {"attn_scores"}
     assert {each.stage for each in capture.tensors} == {"attention"}
+
+
+@pytest.mark.parametrize("stages", [("attn_scores",), ("q_post_rope", "attn_scores")])
+def test_a_run_that_needs_no_more_than_scores_ends_there_and_leaves_the_model_whole(
+    qwen2_tiny, stages
+):
+    session = load("transformers", qwen2_tiny)
+    usual = record(session, PROMPT, PLAN)
+
+    plan = Plan(stages=stages, layers=(0,), needs_answer=False)
+    ended = record(session, PROMPT, plan)
+    again = record(session, PROMPT, PLAN)
+
+    site = Site(0, 0, "attn_scores")
+    assert ended.logits == ()
+    assert {each.stage for each in ended.tensors} == set(stages)
+    np.testing.assert_array_equal(ended.tensors[site].array, usual.tensors[site].array)
+    assert again.logits[0].tobytes() == usual.logits[0].tobytes()
