@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -58,9 +59,13 @@ class Arena:
 
     def copy(self, values: Array) -> Array:
         """Return a copy in C order."""
-        found = self._place(values.nbytes).view(values.dtype).reshape(values.shape)
+        found = self.empty(values.shape, values.dtype)
         np.copyto(found, values)
         return found
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return an array that nobody else has, in C order, with nothing in it yet."""
+        return self._place(prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
     def _place(self, count: int) -> Array:
         """Return so many bytes that nobody else has."""

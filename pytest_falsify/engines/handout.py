@@ -8,7 +8,7 @@ once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -111,6 +111,19 @@ def _concatenated(parts: list[Any], axis: int) -> Any:
     return torch.cat(parts, axis)
 
 
+class Channels(NamedTuple):
+    """Which channels, along the last axis, a part of a tensor holds; parts come in their order."""
+
+    first: int
+    end: int
+    width: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the tensor is whole with this part."""
+        return self.end == self.width
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A copy or a sketch that is still on the accelerator."""
@@ -137,6 +150,8 @@ class HandOut:
     _members: tuple[tuple[Member, Sink], ...] = ()
     _left: int | None = None
     _waiting: list[_Waiting] = field(default_factory=list)
+    _parts: dict[tuple[Site, int], Any] = field(default_factory=dict)
+    _lent: dict[Any, Array] = field(default_factory=dict)
 
     def begin(
         self, step: int, members: Iterable[tuple[Member, Sink]], *, last: int | None = None
@@ -151,38 +166,94 @@ class HandOut:
         """
         self._step, self._members, self._left = step, tuple(members), last
 
-    def show(self, layer: int | None, stage: str, batch: torch.Tensor) -> None:
-        """Take the tensor of one site; it may be written to afterwards.
+    def show(
+        self, layer: int | None, stage: str, batch: torch.Tensor, channels: Channels | None = None
+    ) -> None:
+        """Take the tensor of one site, or a part of it; it may be written to afterwards.
+
+        Args:
+            layer: of the site.
+            stage: of the site.
+            batch: the tensor of all sequences, the batch's axis first.
+            channels: which of the tensor's channels these are; None: all.
 
         Raises:
             Stopped: when it was the last one that is wanted.
         """
         site = Site(self._step, layer, stage)
         for member, sink in self._members:
-            if not (wants_sketches(sink) and self._sketched(site, batch, member, sink)):
-                self._copied(site, batch, member, sink)
-        if self._left is not None:
+            if not (wants_sketches(sink) and self._sketched(site, batch, member, sink, channels)):
+                self._copied(site, batch, member, sink, channels)
+        if self._left is not None and (channels is None or channels.is_last):
             self._left -= 1
             if self._left == 0:
                 raise Stopped
 
-    def _copied(self, site: Site, batch: torch.Tensor, member: Member, sink: Sink) -> None:
+    def _copied(
+        self,
+        site: Site,
+        batch: torch.Tensor,
+        member: Member,
+        sink: Sink,
+        channels: Channels | None,
+    ) -> None:
         part, positions = member.own(site.stage, batch if self.waits else as_numpy(batch))
-        if self.waits:
-            self._waiting.append(_Waiting(_copy(part), site, positions, sink))
+        if channels is not None:
+            found = self._joined((site, member.index), part, channels, sink)
+            if not channels.is_last:
+                return
+        elif self.waits:
+            found = _copy(part)
         else:
-            array = part if borrows(sink) else self.arena.copy(part)
-            sink(site, _captured(site, array, positions))
+            found = part if borrows(sink) else self.arena.copy(part)
+        if self.waits:
+            self._waiting.append(_Waiting(found, site, positions, sink))
+        else:
+            sink(site, _captured(site, found, positions))
 
-    def _sketched(self, site: Site, batch: torch.Tensor, member: Member, sink: Sink) -> bool:
+    def _joined(self, key: tuple[Site, int], part: Any, channels: Channels, sink: Sink) -> Any:
+        """Put a part where the tensor of a sequence is kept, and return the latter."""
+        if channels.first == 0:
+            self._parts[key] = self._empty(key, part, channels.width, sink)
+        whole = self._parts.pop(key) if channels.is_last else self._parts[key]
+        whole[..., channels.first : channels.end] = part
+        return whole
+
+    def _empty(self, key: tuple[Site, int], part: Any, width: int, sink: Sink) -> Any:
+        """Return memory for the tensor of which a part has come."""
+        shape = (*part.shape[:-1], width)
+        if self.waits:
+            return part.new_empty(shape)
+        if not borrows(sink):
+            return self.arena.empty(shape, part.dtype)
+        site, index = key
+        lent = (site.stage, index, shape, part.dtype)
+        if lent not in self._lent:
+            self._lent[lent] = np.empty(shape, part.dtype)
+        return self._lent[lent]
+
+    def _sketched(
+        self,
+        site: Site,
+        batch: torch.Tensor,
+        member: Member,
+        sink: Sink,
+        channels: Channels | None,
+    ) -> bool:
         """Hand out a sketch, and tell whether there is one."""
         from pytest_falsify.engines.sketching import sketch_of
 
         part, positions = member.own(site.stage, batch)
-        found = sketch_of(site.stage, part)
+        found = sketch_of(site.stage, part, channels)
         if found is None:
             return False
         tensor, sketch = found
+        if channels is not None:
+            if channels.first:
+                tensor += self._parts.pop((site, member.index))
+            if not channels.is_last:
+                self._parts[site, member.index] = tensor
+                return True
         if self.waits:
             self._waiting.append(_Waiting(tensor, site, positions, sink, sketch))
         else:

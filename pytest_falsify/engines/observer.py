@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_falsify.engines.attention import STAGES_INSIDE, watched
+from pytest_falsify.engines.handout import Channels
 from pytest_falsify.stages.operations import without_bias
 
 if TYPE_CHECKING:
@@ -17,7 +18,18 @@ if TYPE_CHECKING:
     from pytest_falsify.stages.family import Family, Tap
     from pytest_falsify.stages.vocabulary import Site
 
-    Show = Callable[[int | None, str, torch.Tensor], None]
+    class Show(Protocol):
+        """Takes what is observed."""
+
+        def __call__(
+            self,
+            layer: int | None,
+            stage: str,
+            batch: torch.Tensor,
+            channels: Channels | None = None,
+            /,
+        ) -> None:
+            """Take a tensor of the whole batch, or those of its channels that have come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,29 +38,29 @@ class Watch:
 
     Attributes:
         taps: the sites that one module shows.
-        joined: by layer, the stages that are made of the projections' outputs side by side.
+        projected: by layer, the stages that are the projections' outputs side by side.
         inside: by layer, the stages inside attention.
     """
 
     family: Family
     taps: Mapping[Tap, tuple[Site, ...]]
-    joined: Mapping[int, tuple[str, ...]]
+    projected: Mapping[int, tuple[str, ...]]
     inside: Mapping[int, tuple[str, ...]]
 
     @classmethod
     def of(cls, family: Family, sites: Iterable[Site]) -> Watch:
         """Return where some sites, all of which the family can show, are observed."""
         taps: dict[Tap, tuple[Site, ...]] = {}
-        joined: dict[int, tuple[str, ...]] = {}
+        projected: dict[int, tuple[str, ...]] = {}
         inside: dict[int, tuple[str, ...]] = {}
         for site in sites:
             tap = family.tap(site)
             if tap is not None:
                 taps[tap] = (*taps.get(tap, ()), site)
             elif site.layer is not None:
-                group = inside if site.stage in STAGES_INSIDE else joined
+                group = inside if site.stage in STAGES_INSIDE else projected
                 group[site.layer] = (*group.get(site.layer, ()), site.stage)
-        return cls(family=family, taps=taps, joined=joined, inside=inside)
+        return cls(family=family, taps=taps, projected=projected, inside=inside)
 
     @contextmanager
     def watching(self, model: torch.nn.Module, show: Show) -> Iterator[None]:
@@ -57,18 +69,18 @@ class Watch:
         Args:
             model: the model.
             show: takes the layer, the stage and the tensor of the whole batch, the batch's axis
-                first. The model may write into the tensor afterwards.
+                first, or some channels of it. The model may write into the tensor afterwards.
         """
-        batch, joined = _BatchSize(), _SideBySide()
+        batch = _BatchSize()
         modules = dict(model.named_modules(remove_duplicate=False))
         with ExitStack() as stack:
             stack.callback(model.register_forward_pre_hook(batch.note, with_kwargs=True).remove)
             for tap, sites in self.taps.items():
                 stack.callback(_tap(modules[tap.module], tap, sites, batch, show).remove)
-            for layer, stages in self.joined.items():
+            for layer, stages in self.projected.items():
                 names = [each.format(i=layer) for each in self.family.projections]
                 projections = [modules[name] for name in names]
-                for handle in _joined(projections, layer, stages, joined, show):
+                for handle in _projected(projections, layer, stages, show):
                     stack.callback(handle.remove)
             stack.enter_context(watched(model, self.inside, show))
             yield
@@ -104,51 +116,28 @@ def _tap(
     return module.register_forward_hook(on_output)
 
 
-@dataclass(slots=True)
-class _SideBySide:
-    """Memory in which outputs of projections are put side by side; layers of one shape share it."""
-
-    _wholes: dict[Any, torch.Tensor] = field(default_factory=dict)
-
-    def whole(self, stage: str, part: torch.Tensor, width: int) -> torch.Tensor:
-        """Return where a part of so many channels in all is put."""
-        import torch
-
-        key = (stage, part.shape[:-1], width, part.dtype, part.device)
-        if key not in self._wholes:
-            shape = (*part.shape[:-1], width)
-            self._wholes[key] = torch.empty(shape, dtype=part.dtype, device=part.device)
-        return self._wholes[key]
-
-
-def _joined(
-    projections: Sequence[Any],
-    layer: int,
-    stages: Sequence[str],
-    joined: _SideBySide,
-    show: Show,
+def _projected(
+    projections: Sequence[Any], layer: int, stages: Sequence[str], show: Show
 ) -> Iterator[Any]:
-    """Put the outputs of the projections side by side: q, k, v, which is the order they run in.
+    """Show the outputs of the projections as they come: q, k, v, which is the order they run in.
 
-    Each is put there as it comes, while the processor's cache still has it.
+    So each is taken while the processor's cache still has it.
     """
-    width = sum(each.out_features for each in projections) if len(projections) > 1 else 0
-    filled = dict.fromkeys(stages, 0)
-
-    def on_output(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
-        for stage, first in filled.items():
-            part = _JOINABLE[stage](module, arguments[0], output)
-            if not width:
-                show(layer, stage, part)
-                continue
-            whole, end = joined.whole(stage, part, width), first + part.shape[-1]
-            whole[..., first:end] = part
-            filled[stage] = end % width
-            if end == width:
-                show(layer, stage, whole)
-
+    width, end = sum(each.out_features for each in projections), 0
     for each in projections:
-        yield each.register_forward_hook(on_output)
+        first, end = end, end + each.out_features
+        part = Channels(first, end, width) if len(projections) > 1 else None
+        yield each.register_forward_hook(_on_projection(layer, stages, part, show))
+
+
+def _on_projection(
+    layer: int, stages: Sequence[str], channels: Channels | None, show: Show
+) -> Callable[..., None]:
+    def on_output(module: Any, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+        for stage in stages:
+            show(layer, stage, _PROJECTED[stage](module, arguments[0], output), channels)
+
+    return on_output
 
 
 def _without_bias(module: Any, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -160,7 +149,7 @@ def _as_it_is(_module: Any, _given: torch.Tensor, output: torch.Tensor) -> torch
     return output
 
 
-_JOINABLE: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+_PROJECTED: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "qkv_matmul": _without_bias,
     "qkv_bias": _as_it_is,
 }

@@ -11,26 +11,31 @@ from pytest_falsify.captures.sketch import signs_of, way_of
 
 if TYPE_CHECKING:
     from pytest_falsify.captures.sketch import Sketch
+    from pytest_falsify.engines.handout import Channels
 
 FULL = "highest"
 SHAPES, SIGNS = 256, 16
 """How many are remembered: a model has some twenty stages, of which each may come at any length."""
 
 
-def sketch_of(stage: str, tensor: torch.Tensor) -> tuple[torch.Tensor, Sketch] | None:
+def sketch_of(
+    stage: str, tensor: torch.Tensor, channels: Channels | None = None
+) -> tuple[torch.Tensor, Sketch] | None:
     """Return the projections of a tensor, and how it was sketched; None: it is left as it is.
 
     Args:
         stage: whose tensor it is, in its dims.
         tensor: of one sequence.
+        channels: which of the tensor's channels these are, tokens standing before them; None: all.
 
     Returns:
-        (tokens, projections) on the same device, float32, or float64 of float64.
+        (tokens, projections) on the same device, float32, or float64 of float64. Those of all
+        parts, added, are those of the tensor.
 
     Raises:
         AlignmentError: when the tensor has no axis of tokens.
     """
-    way = _way(stage, tensor.shape, tensor.dtype, tensor.device)
+    way = _way(stage, tensor.shape, tensor.dtype, tensor.device, channels)
     if way is None:
         return None
     sketch, shape, signs = way
@@ -54,12 +59,19 @@ def _projected(values: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=SHAPES)
 def _way(
-    stage: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    stage: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    channels: Channels | None,
 ) -> tuple[Sketch, tuple[int, ...], torch.Tensor] | None:
-    way = way_of(stage, shape, is_wide=dtype is torch.float64)
+    whole = shape if channels is None else (*shape[:-1], channels.width)
+    way = way_of(stage, whole, is_wide=dtype is torch.float64)
     if way is None:
         return None
     signs = _signs(way.sketch.width, way.sketch.seed, way.signs.dtype.type, device)
+    if channels is not None:
+        return way.sketch, shape, signs[channels.first : channels.end]
     return way.sketch, way.shape, signs.view(way.signs.shape)
 
 

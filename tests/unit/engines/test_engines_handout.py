@@ -6,15 +6,27 @@ of copies exist on CUDA alone, and ``tests/gpu`` is about them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_falsify.stages.vocabulary import Site
 
 torch = pytest.importorskip("torch")
 
-from pytest_falsify.engines.handout import HandOut, Member, Stopped, to_host  # noqa: E402
+from pytest_falsify.captures.sketch import Sketching  # noqa: E402
+from pytest_falsify.engines.handout import (  # noqa: E402
+    Channels,
+    HandOut,
+    Member,
+    Stopped,
+    to_host,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
@@ -122,3 +134,108 @@ def test_a_sink_that_borrows_is_given_the_model_s_own_memory():
     out.show(0, "attn_out", tensor)
 
     assert sink.address == tensor.data_ptr()
+
+
+class Keeping:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def __call__(self, site, tensor, /):
+        self.seen[site] = tensor
+
+
+class Borrowing(Keeping):
+    """Looks at what it is given, and copies what it saw for the test alone."""
+
+    borrows = True
+
+    def __call__(self, site, tensor, /):
+        self.seen[site] = replace(tensor, array=tensor.array.copy())
+
+
+PADDED = (
+    Member(index=0, positions=(0, 1, 2, 3), columns=4),
+    Member(index=3, positions=(0, 1, 2, 3), columns=4),
+    Member(index=1, positions=(0, 1), columns=4, fed=slice(2, 4), padding=(2, 0)),
+    Member(index=2, positions=(0, 1), columns=4, fed=slice(2, 4), padding=(2, 0), chosen=(1,)),
+)
+
+
+def in_parts(layers, ends, *, waits, sink):
+    """Return what sinks saw of two stages of some layers, whose channels came part by part."""
+    sinks = [sink() for _ in PADDED]
+    out = HandOut(waits=waits)
+    out.begin(0, zip(PADDED, sinks, strict=True))
+    for layer, whole in enumerate(layers):
+        for first, end in pairwise((0, *ends, whole.shape[-1])):
+            for stage, factor in (("qkv_matmul", 1), ("qkv_bias", -1)):
+                part = whole[..., first:end] * factor
+                channels = Channels(first, end, whole.shape[-1])
+                out.show(layer, stage, part, channels if ends else None)
+                part.zero_()  # as a model may do after it was shown
+    out.finish()
+    return [each.seen for each in sinks]
+
+
+@given(
+    ends=st.sampled_from([(1,), (20,), (20, 30), (16, 17, 39)]),
+    dtype=st.sampled_from(DTYPES[:-1]),
+    waits=st.booleans(),
+    sink=st.sampled_from([Keeping, Borrowing, Sketching]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_tensor_that_comes_in_parts_is_handed_out_as_the_whole(ends, dtype, waits, sink, seed):
+    generator = torch.Generator().manual_seed(seed)
+    layers = [torch.randn(4, 4, 40, generator=generator).to(dtype) for _ in range(2)]
+
+    at_once = in_parts(layers, (), waits=waits, sink=sink)
+    found = in_parts(layers, ends, waits=waits, sink=sink)
+
+    for one, other in zip(at_once, found, strict=True):
+        assert one.keys() == other.keys()
+        assert len(one) == 4
+        for site, expected in one.items():
+            assert replace(expected, array=None) == replace(other[site], array=None)
+            assert other[site].array.dtype == expected.array.dtype
+            if sink is Sketching:
+                np.testing.assert_allclose(other[site].array, expected.array, atol=1e-4)
+            else:
+                assert other[site].array.tobytes() == expected.array.tobytes()
+                assert other[site].array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_is_no_larger_than_its_sketch_is_kept_when_it_comes_in_parts_too(waits):
+    (found, *_) = in_parts(
+        [torch.arange(256.0).reshape(4, 4, 16)], (5,), waits=waits, sink=Sketching
+    )
+
+    kept = found[Site(0, 0, "qkv_matmul")]
+    assert kept.sketch is None
+    np.testing.assert_array_equal(kept.array, np.arange(64.0).reshape(4, 16))
+
+
+def test_a_run_that_ends_at_a_tensor_in_parts_takes_all_of_them():
+    sink = Keeping()
+    out = HandOut()
+    out.begin(0, [(member(), sink)], last=1)
+    out.show(0, "qkv_bias", torch.ones(1, 3, 2), Channels(0, 2, 5))
+    assert not sink.seen
+    with pytest.raises(Stopped):
+        out.show(0, "qkv_bias", torch.zeros(1, 3, 3), Channels(2, 5, 5))
+
+    np.testing.assert_array_equal(
+        sink.seen[Site(0, 0, "qkv_bias")].array, [[1.0, 1.0, 0.0, 0.0, 0.0]] * 3
+    )
+
+
+def test_what_sinks_keep_of_tensors_in_parts_shares_no_memory():
+    whole = torch.randn(4, 4, 40)
+    found = in_parts([whole, whole], (7,), waits=False, sink=Keeping)
+
+    arrays = [tensor.array for seen in found for tensor in seen.values()]
+    for index, one in enumerate(arrays):
+        assert not any(np.shares_memory(one, other) for other in arrays[index + 1 :])
