@@ -2,7 +2,8 @@
 
 On the CPU a tensor is handed out the moment it is seen. On an accelerator copies stay there until
 the step ends; then all of them go to pinned memory on a stream of their own, and the host waits
-once.
+once. Sketches, which are small, wait on every device: what is done between two operations of a
+model costs five times its due.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pytest_falsify.engines.arrays import as_numpy
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import torch
 
@@ -48,6 +49,7 @@ class Member:
         padding: the columns of padding before and after its own, among all columns so far.
         columns: how many columns there are so far, padding included.
         chosen: the places among ``positions`` whose rows are kept; None: all.
+        is_whole: whether every row that the batch has of this sequence is its own and kept.
     """
 
     index: int
@@ -56,11 +58,12 @@ class Member:
     fed: slice = field(default_factory=lambda: slice(None))
     padding: tuple[int, int] = (0, 0)
     chosen: tuple[int, ...] | None = None
+    is_whole: bool = field(init=False)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every row that the batch has of this sequence is its own and kept."""
-        return self.chosen is None and self.fed == slice(None) and self.padding == (0, 0)
+    def __post_init__(self) -> None:
+        """Work out once what each tensor asks."""
+        is_whole = self.chosen is None and self.fed == slice(None) and self.padding == (0, 0)
+        object.__setattr__(self, "is_whole", is_whole)
 
     def own(self, stage: str, batch: Any) -> tuple[Any, tuple[int, ...]]:
         """Return this sequence's part of a tensor, and the positions along its ``t`` axis.
@@ -126,13 +129,35 @@ class Channels(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A copy or a sketch that is still on the accelerator."""
+    """A copy that is still on the accelerator, or a sketch."""
 
     tensor: torch.Tensor
     site: Site
     positions: tuple[int, ...]
     sink: Sink
     sketch: Sketch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taker:
+    """A sequence, and who takes its tensors.
+
+    What a sink says of itself is asked once a step, not between two operations of the model.
+    """
+
+    member: Member
+    sink: Sink
+    borrows: bool
+    sketch_of: Callable[..., tuple[torch.Tensor, Sketch] | None] | None
+
+    @classmethod
+    def of(cls, member: Member, sink: Sink) -> _Taker:
+        """Return one for a step."""
+        if not wants_sketches(sink):
+            return cls(member, sink, borrows(sink), None)
+        from pytest_falsify.engines.sketching import sketch_of
+
+        return cls(member, sink, borrows(sink), sketch_of)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,7 +172,7 @@ class HandOut:
     waits: bool = False
     arena: Arena = field(default_factory=Arena)
     _step: int = 0
-    _members: tuple[tuple[Member, Sink], ...] = ()
+    _takers: tuple[_Taker, ...] = ()
     _left: int | None = None
     _waiting: list[_Waiting] = field(default_factory=list)
     _parts: dict[tuple[Site, int], Any] = field(default_factory=dict)
@@ -164,7 +189,8 @@ class HandOut:
             last: after how many stages and layers nothing more is wanted; None: the step runs
                 through.
         """
-        self._step, self._members, self._left = step, tuple(members), last
+        self._step, self._left = step, last
+        self._takers = tuple(_Taker.of(*each) for each in members)
 
     def show(
         self, layer: int | None, stage: str, batch: torch.Tensor, channels: Channels | None = None
@@ -181,87 +207,74 @@ class HandOut:
             Stopped: when it was the last one that is wanted.
         """
         site = Site(self._step, layer, stage)
-        for member, sink in self._members:
-            if not (wants_sketches(sink) and self._sketched(site, batch, member, sink, channels)):
-                self._copied(site, batch, member, sink, channels)
+        for taker in self._takers:
+            if taker.sketch_of is None or not self._sketched(site, batch, taker, channels):
+                self._copied(site, batch, taker, channels)
         if self._left is not None and (channels is None or channels.is_last):
             self._left -= 1
             if self._left == 0:
                 raise Stopped
 
     def _copied(
-        self,
-        site: Site,
-        batch: torch.Tensor,
-        member: Member,
-        sink: Sink,
-        channels: Channels | None,
+        self, site: Site, batch: torch.Tensor, taker: _Taker, channels: Channels | None
     ) -> None:
-        part, positions = member.own(site.stage, batch if self.waits else as_numpy(batch))
+        seen = batch if self.waits else as_numpy(batch)
+        part, positions = taker.member.own(site.stage, seen)
         if channels is not None:
-            found = self._joined((site, member.index), part, channels, sink)
+            found = self._joined(site, part, taker, channels)
             if not channels.is_last:
                 return
         elif self.waits:
             found = _copy(part)
         else:
-            found = part if borrows(sink) else self.arena.copy(part)
+            found = part if taker.borrows else self.arena.copy(part)
         if self.waits:
-            self._waiting.append(_Waiting(found, site, positions, sink))
+            self._waiting.append(_Waiting(found, site, positions, taker.sink))
         else:
-            sink(site, _captured(site, found, positions))
+            taker.sink(site, _captured(site, found, positions))
 
-    def _joined(self, key: tuple[Site, int], part: Any, channels: Channels, sink: Sink) -> Any:
+    def _joined(self, site: Site, part: Any, taker: _Taker, channels: Channels) -> Any:
         """Put a part where the tensor of a sequence is kept, and return the latter."""
+        key = (site, taker.member.index)
         if channels.first == 0:
-            self._parts[key] = self._empty(key, part, channels.width, sink)
+            self._parts[key] = self._empty(site, part, taker, channels.width)
         whole = self._parts.pop(key) if channels.is_last else self._parts[key]
         whole[..., channels.first : channels.end] = part
         return whole
 
-    def _empty(self, key: tuple[Site, int], part: Any, width: int, sink: Sink) -> Any:
+    def _empty(self, site: Site, part: Any, taker: _Taker, width: int) -> Any:
         """Return memory for the tensor of which a part has come."""
         shape = (*part.shape[:-1], width)
         if self.waits:
             return part.new_empty(shape)
-        if not borrows(sink):
+        if not taker.borrows:
             return self.arena.empty(shape, part.dtype)
-        site, index = key
-        lent = (site.stage, index, shape, part.dtype)
-        if lent not in self._lent:
-            self._lent[lent] = np.empty(shape, part.dtype)
-        return self._lent[lent]
+        key = (site.stage, taker.member.index, shape, part.dtype)
+        if key not in self._lent:
+            self._lent[key] = np.empty(shape, part.dtype)
+        return self._lent[key]
 
     def _sketched(
-        self,
-        site: Site,
-        batch: torch.Tensor,
-        member: Member,
-        sink: Sink,
-        channels: Channels | None,
+        self, site: Site, batch: torch.Tensor, taker: _Taker, channels: Channels | None
     ) -> bool:
         """Hand out a sketch, and tell whether there is one."""
-        from pytest_falsify.engines.sketching import sketch_of
-
-        part, positions = member.own(site.stage, batch)
-        found = sketch_of(site.stage, part, channels)
+        part, positions = taker.member.own(site.stage, batch)
+        found = taker.sketch_of(site.stage, part, channels) if taker.sketch_of else None
         if found is None:
             return False
         tensor, sketch = found
         if channels is not None:
+            key = (site, taker.member.index)
             if channels.first:
-                tensor += self._parts.pop((site, member.index))
+                tensor += self._parts.pop(key)
             if not channels.is_last:
-                self._parts[site, member.index] = tensor
+                self._parts[key] = tensor
                 return True
-        if self.waits:
-            self._waiting.append(_Waiting(tensor, site, positions, sink, sketch))
-        else:
-            sink(site, _captured(site, tensor.numpy(), positions, sketch))
+        self._waiting.append(_Waiting(tensor, site, positions, taker.sink, sketch))
         return True
 
     def finish(self) -> None:
-        """Bring to the host what is still on the device, and hand it out in the order it came."""
+        """Bring to the host what has waited, and hand it out in the order it came."""
         arrays = to_host([each.tensor for each in self._waiting])
         for each, array in zip(self._waiting, arrays, strict=True):
             each.sink(each.site, _captured(each.site, array, each.positions, each.sketch))

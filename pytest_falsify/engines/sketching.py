@@ -39,7 +39,7 @@ def sketch_of(
     if way is None:
         return None
     sketch, shape, signs = way
-    values = tensor.reshape(shape)
+    values = tensor if tensor.shape == shape else tensor.reshape(shape)
     if values.dtype != signs.dtype:
         values = values.to(signs.dtype)
     usual = torch.get_float32_matmul_precision()

@@ -74,6 +74,23 @@ def test_what_is_not_finite_stays_visible_in_its_token(value, waits):
 
 
 @pytest.mark.parametrize("waits", [False, True])
+def test_sketches_wait_until_the_step_ends_and_share_one_buffer(waits):
+    sink, out = Sketching(), HandOut(waits=waits)
+    out.begin(0, [(Member(index=0, positions=(0, 1, 2), columns=3), sink)])
+    for layer in range(3):
+        out.show(layer, "attn_out", torch.full((1, 3, 40), float(layer)))
+    assert sink.seen == {}
+
+    out.finish()
+
+    arrays = [each.array for each in sink.seen.values()]
+    assert [site.layer for site in sink.seen] == [0, 1, 2]
+    np.testing.assert_array_equal(arrays[2], 2 * arrays[1])
+    starts = [each.__array_interface__["data"][0] for each in arrays]
+    assert np.diff(starts).tolist() == [3 * 16 * 4] * 2
+
+
+@pytest.mark.parametrize("waits", [False, True])
 def test_what_is_no_larger_than_its_sketch_is_kept_as_it_was(waits):
     values = torch.arange(48.0).reshape(1, 3, 16)
 
