@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_falsify.engines.attention import STAGES_INSIDE, watched
@@ -123,11 +124,16 @@ def _projected(
 
     So each is taken while the processor's cache still has it.
     """
-    width, end = sum(each.out_features for each in projections), 0
-    for each in projections:
-        first, end = end, end + each.out_features
-        part = Channels(first, end, width) if len(projections) > 1 else None
-        yield each.register_forward_hook(_on_projection(layer, stages, part, show))
+    for each, channels in zip(projections, _channels(projections), strict=True):
+        yield each.register_forward_hook(_on_projection(layer, stages, channels, show))
+
+
+def _channels(projections: Sequence[Any]) -> list[Channels | None]:
+    """Return which channels of the whole each projection puts out; None: one puts out all."""
+    if len(projections) == 1:
+        return [None]
+    ends = list(accumulate(each.out_features for each in projections))
+    return [Channels(first, end, ends[-1]) for first, end in pairwise((0, *ends))]
 
 
 def _on_projection(
