@@ -1,6 +1,6 @@
 """Measure what looking costs: captures and the field's tools as ratios to the plain forward.
 
-    OMP_NUM_THREADS=1 python tests/bench/bench_capture.py [--rounds 24] [--device cpu] [--spoil]
+    OMP_NUM_THREADS=1 python tests/bench/bench_capture.py [--rounds 24] [--device cpu] [--only NAME]
 
 Random Llama and Qwen2 of 100 M parameters, 128 tokens, float32, eager attention, one thread; all in
 one process, taking turns. A plain forward runs before and after each action, and the ratio is the
@@ -241,9 +241,13 @@ def measure(family: str, arguments: argparse.Namespace) -> list[str]:
         with torch.inference_mode():
             return session.model(input_ids=ids, use_cache=False).logits
 
-    actions = {"plain forward": plain, **ours(session)}
+    def is_asked(name: str) -> bool:
+        return not arguments.only or any(each in name for each in arguments.only)
+
+    own = {name: action for name, action in ours(session).items() if is_asked(name)}
+    actions = {"plain forward": plain, **own}
     absent = {}
-    for name, load in PEERS.items():
+    for name, load in filter(lambda peer: is_asked(peer[0]), PEERS.items()):
         try:
             actions[name] = load(session.model, ids)
             actions[name]()
@@ -301,6 +305,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--families", nargs="+", default=["Llama", "Qwen2"])
+    parser.add_argument("--only", nargs="+", help="parts of the names of what is measured")
     parser.add_argument("--spoil", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
