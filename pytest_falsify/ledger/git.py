@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from pytest_falsify.ledger.block import Ledger
 
+ABSENT = (
+    "fetch the commit (git fetch origin, fetch-depth: 0 in CI), or make the first one "
+    "where the repository has none"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
@@ -140,7 +145,5 @@ def _git(folder: Path, *arguments: str, given: bytes | None = None) -> bytes:
     except subprocess.CalledProcessError as error:
         words = error.stderr.decode(errors="replace").strip() or "it found nothing"
         msg = f"git {arguments[0]} {arguments[-1]} failed: {words}"
-        raise LedgerError(
-            msg, path=folder, remedy="fetch the commit: git fetch origin, fetch-depth: 0 in CI"
-        ) from None
+        raise LedgerError(msg, path=folder, remedy=ABSENT) from None
     return done.stdout

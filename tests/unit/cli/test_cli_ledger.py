@@ -130,6 +130,15 @@ def test_diff_with_an_unknown_commit_says_how_to_fetch_it(repository):
     assert "to mend: fetch the commit" in out
 
 
+@pytest.mark.parametrize("command", [("diff", "HEAD"), ("log", "FALSIFY-A-1")])
+def test_a_repository_without_commits_is_told_to_make_one(repository, command):
+    _all_held(repository)
+
+    out = repository.cli(*command, status=2)
+
+    assert "or make the first one where the repository has none" in out
+
+
 @pytest.mark.parametrize("style", ["text", "markdown", "json", "github"])
 def test_diff_says_of_a_ledger_that_cannot_be_read_only_that(repository, style):
     _all_held(repository)
