@@ -10,6 +10,7 @@ from pytest_falsify.checks.identical import bitwise
 from pytest_falsify.checks.rule import MEASURED, UNCALIBRATED, Rule, conclusion
 from pytest_falsify.compare.comparison import compare_captures, counting
 from pytest_falsify.compare.limits import parse_limits
+from pytest_falsify.errors import AlignmentError
 from pytest_falsify.ledger.evidence import Outcome
 from pytest_falsify.words import number_are
 
@@ -23,6 +24,7 @@ STATE_IT = (
     "nothing says how far is allowed: state it with --expect '{rel_l2: {max: ...}}', "
     "or measure it with --control"
 )
+SKETCH = "one side is a sketch, which cannot tell whether bits are equal"
 
 
 class Standing(Enum):
@@ -71,7 +73,8 @@ def conclude(
         expect: limits, as a contract states them; see ``compare.limits.parse_limits``.
 
     Raises:
-        AlignmentError: when the captures are not of one population.
+        AlignmentError: when the captures are not of one population, or sketches and nothing says
+            what is allowed.
         ContractError: when the limits cannot be read.
     """
     limits = parse_limits(expect) if expect else None
@@ -81,6 +84,8 @@ def conclude(
         allowed = compare_captures(control, oracle) if control else None
         judged = Rule(limits=limits, control=allowed).judged(label, comparison)
         outcome, reason = conclusion([judged])
+    elif any(site.is_estimate for site in comparison.sites):
+        raise AlignmentError(SKETCH, remedy=STATE_IT)
     else:
         judged = bitwise(label, comparison)
         outcome, reason = conclusion([judged])

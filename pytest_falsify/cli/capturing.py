@@ -150,10 +150,9 @@ class Watched:
         """See ``Session``."""
         return self.session.stages
 
-    @property
-    def understands(self) -> frozenset[str]:
-        """See ``Session``."""
-        return frozenset(getattr(self.session, "understands", ()))
+    def __getattr__(self, name: str) -> Any:
+        """Return what a session may have and need not: what it understands, which sites it has."""
+        return getattr(self.session, name)
 
     def identity(self) -> Identity:
         """See ``Session``."""
@@ -174,11 +173,14 @@ class Watched:
 
 
 class Told:
-    """A sink that counts what it passes on to another, and borrows where that one does."""
+    """A sink that counts what it passes on to another, and takes it as that one does."""
 
     def __init__(self, sink: Sink, progress: Progress) -> None:
         self._sink, self._progress = sink, progress
-        self.borrows = bool(getattr(sink, "borrows", False))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what a sink may say of itself and need not: see ``Sink``."""
+        return getattr(self._sink, name)
 
     def __call__(self, site: Site, tensor: CapturedTensor, /) -> None:
         """Take one tensor."""

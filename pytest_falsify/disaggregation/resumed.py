@@ -49,6 +49,11 @@ class Resumed:
         """The canonical stages that ``all`` means."""
         return self.session.stages
 
+    def has(self, site: Site) -> bool:
+        """Tell whether the model has a site: its layers may be of different kinds."""
+        has = getattr(self.session, "has", None)
+        return has is None or bool(has(site))
+
     def identity(self) -> Identity:
         """Return what runs here, and whose cache it starts from."""
         own = self.session.identity()

@@ -18,7 +18,11 @@ from pytest_falsify.cli.capturing import Progress
 from pytest_falsify.stages.vocabulary import Site
 
 pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
+
+from pytest_falsify.engines import sketching  # noqa: E402
+
+PROJECTED = sketching._projected
 
 TEXT = "The function returns a new list of the tokens that it was given, in order"
 WITHIN, BEYOND, COULD_NOT = 0, 1, 2
@@ -385,7 +389,43 @@ def test_sketches_are_small_and_a_golden_comparison_needs_no_oracle(made, tmp_pa
     assert "the first is 0/0/q_post_rope" in far.output
     unstated = compare(made / "eager", golden)
     assert unstated.exit_code == COULD_NOT
-    assert "cannot be told from a sketch" in unstated.output
+    assert "one side is a sketch, which cannot tell whether bits are equal" in unstated.output
+    assert "state it with --expect '{rel_l2: {max: ...}}'" in unstated.output
+
+
+def test_sketches_are_asked_of_the_engine_which_makes_them_where_the_tensors_are(
+    tmp_path, qwen2_tiny, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(sketching, "_projected", lambda *given: made.append(1) or PROJECTED(*given))
+
+    result = run(*capture_args(qwen2_tiny, tmp_path / "s"), "--keep", "sketches")
+
+    assert result.exit_code == 0, result.output
+    sites = read_bundle(tmp_path / "s").tensors
+    assert len(made) == len(sites) + 2 * sum(site.stage == "qkv_bias" for site in sites)
+
+
+@pytest.mark.parametrize("keep", ["tensors", "sketches"])
+def test_what_a_layer_does_not_have_is_not_missed(tmp_path, keep):
+    """The first layer has no experts, and the second has nothing else."""
+    config = transformers.Qwen2MoeConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=24, shared_expert_intermediate_size=40, mlp_only_layers=[0],
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+
+    result = run(
+        "capture", tmp_path / "model", "--tokens", "1,2,3", "--out", tmp_path / "c", "--keep", keep
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "missing" not in result.output
+    found = read_bundle(tmp_path / "c")
+    assert found.missing == ()
+    assert Site(0, 1, "moe_router") in found.tensors
+    assert Site(0, 0, "moe_router") not in found.tensors
 
 
 def test_statistics_alone_are_kept_on_request(tmp_path, qwen2_tiny):
