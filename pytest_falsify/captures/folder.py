@@ -15,6 +15,7 @@ from pytest_falsify.captures.bundle import is_bundle, read_bundle
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.dump import NPZ, read_dump
 from pytest_falsify.captures.manifest import APRT, MANIFEST
+from pytest_falsify.captures.summary import SUMMARY, is_summary
 from pytest_falsify.captures.tensor_file import dtype_named, read_tensors
 from pytest_falsify.captures.unstated import FLAT, TOKENS, unstated_capture
 from pytest_falsify.errors import CaptureError
@@ -89,6 +90,10 @@ def site_named(name: str) -> Site | None:
 def _read_folder(folder: Path, *, ignore_unknown: bool, any_axes: bool) -> Capture:
     if is_bundle(folder):
         return read_aprt(folder) if _format(folder) == APRT else read_bundle(folder)
+    if is_summary(folder):
+        msg = "the statistics of a run are here, and none of its tensors"
+        remedy = f"read them in {SUMMARY}, or capture again with --keep tensors or sketches"
+        raise CaptureError(msg, path=folder, remedy=remedy)
     kinds = {suffix: sorted(folder.rglob(f"*{suffix}")) for suffix in TENSOR_SUFFIXES}
     kinds[APRT_SUFFIX] = [path for path in folder.rglob(f"*{APRT_SUFFIX}") if is_aprt_file(path)]
     found = {suffix: paths for suffix, paths in kinds.items() if paths}

@@ -435,3 +435,8 @@ def test_statistics_alone_are_kept_on_request(tmp_path, qwen2_tiny):
     sites = json.loads((tmp_path / "s" / "statistics.json").read_text())["sites"]
     assert sites["0/-/lm_head"]["nonfinite"] == 0
     assert sites["0/3/attn_norm"]["rms"] > 0
+    for command in (("inspect", tmp_path / "s"), ("compare", tmp_path / "s", tmp_path / "s")):
+        refused = run(*command)
+        assert refused.exit_code == COULD_NOT
+        assert "the statistics of a run are here, and none of its tensors" in refused.output
+        assert "read them in statistics.json" in refused.output
