@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -183,8 +184,14 @@ def test_an_interrupted_session_promotes_nothing_and_ends_its_record(project):
     project.captures(FALSIFY_A_1=0.5)
     _append(project, SLOW.format(first="FALSIFY-A-3"))
     command = [sys.executable, "-m", "pytest", "--falsify", "contracts"]
-    with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE) as process:
-        # Not earlier: it could arrive where Python ignores it, as in a finaliser.
+    # A shell's background commands ignore interrupts, and so would what they start.
+    usual = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command,
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        preexec_fn=usual,  # noqa: PLW1509
+    ) as process:
         while not (project.path / "asleep").exists():
             assert process.poll() is None
             time.sleep(0.02)
