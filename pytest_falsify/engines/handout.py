@@ -18,6 +18,7 @@ from pytest_falsify.captures.manifest import runs
 from pytest_falsify.captures.sketch import DIMS
 from pytest_falsify.engines.arena import ALIGNMENT, Arena
 from pytest_falsify.engines.arrays import as_numpy
+from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES, Site
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class HandOut:
     _waiting: list[_Waiting] = field(default_factory=list)
     _parts: dict[tuple[Site, int], Any] = field(default_factory=dict)
     _lent: dict[Any, Array] = field(default_factory=dict)
+    _ends: dict[Site, int] = field(default_factory=dict)
 
     def begin(
         self, step: int, members: Iterable[tuple[Member, Sink]], *, last: int | None = None
@@ -204,9 +206,12 @@ class HandOut:
             channels: which of the tensor's channels these are; None: all.
 
         Raises:
+            CaptureError: when the parts do not come one after the other, each once.
             Stopped: when it was the last one that is wanted.
         """
         site = Site(self._step, layer, stage)
+        if channels is not None:
+            self._must_follow(site, channels)
         for taker in self._takers:
             if taker.sketch_of is None or not self._sketched(site, batch, taker, channels):
                 self._copied(site, batch, taker, channels)
@@ -214,6 +219,13 @@ class HandOut:
             self._left -= 1
             if self._left == 0:
                 raise Stopped
+
+    def _must_follow(self, site: Site, channels: Channels) -> None:
+        """Refuse what would leave channels out: nobody has written anything there."""
+        if channels.first != self._ends.get(site, 0):
+            msg = f"{site}: channels from {channels.first} came out of turn"
+            raise CaptureError(msg, expected=f"those from {self._ends.get(site, 0)}")
+        self._ends[site] = 0 if channels.is_last else channels.end
 
     def _copied(
         self, site: Site, batch: torch.Tensor, taker: _Taker, channels: Channels | None

@@ -10,11 +10,16 @@ from disaggregation_support import CACHES, FAMILIES, open_session, prompt, watch
 
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.record import record
+from pytest_falsify.contracts.model import CaptureSpec, Target
 from pytest_falsify.disaggregation import process
+from pytest_falsify.engines.registry import engine
 from pytest_falsify.errors import CaptureError, ContractError
 from pytest_falsify.stages.vocabulary import TRANSFER, Site
 
 torch = pytest.importorskip("torch")
+
+from pytest_falsify.disaggregation.resumed import Resumed  # noqa: E402
+
 HERE = "test_disaggregation_engine"
 STAGES = ("attn_norm", "attn_out", *CACHES, "lm_head")
 
@@ -147,3 +152,13 @@ def test_stages_that_grow_with_every_chunk_are_refused(families):
     session = split(families["llama"], prefill={"chunk": 4})
     with pytest.raises(CaptureError, match="cannot be shown of a prefill in chunks"):
         record(session, prompt(), watching("attn_softmax"))
+
+
+def test_a_run_that_resumes_tells_what_its_model_has(qwen2_tiny):
+    target = Target(name="here", model=str(qwen2_tiny), line=1)
+    spec = CaptureSpec(name="mine", engine="transformers", line=1)
+    session = engine("transformers").load(target, spec, root=qwen2_tiny, device="cpu")
+    resumed = Resumed(session=session, after=None)
+
+    assert resumed.has(Site(1, 0, "attn_out"))
+    assert not resumed.has(Site(1, 0, "moe_router"))

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import Site
 
 torch = pytest.importorskip("torch")
@@ -239,3 +240,18 @@ def test_what_sinks_keep_of_tensors_in_parts_shares_no_memory():
     arrays = [tensor.array for seen in found for tensor in seen.values()]
     for index, one in enumerate(arrays):
         assert not any(np.shares_memory(one, other) for other in arrays[index + 1 :])
+
+
+@pytest.mark.parametrize("sink", [Keeping, Sketching])
+@pytest.mark.parametrize("came", [[(20, 40)], [(0, 20), (30, 40)], [(0, 20), (0, 20)]])
+def test_a_tensor_of_which_a_part_did_not_come_is_refused(sink, came):
+    taker, out = sink(), HandOut()
+    out.begin(0, [(member(), taker)])
+    parts = [(torch.ones(1, 3, end - first), Channels(first, end, 40)) for first, end in came]
+    for part, channels in parts[:-1]:
+        out.show(0, "qkv_bias", part, channels)
+    with pytest.raises(CaptureError, match=r"0/0/qkv_bias: channels from \d+ came out of turn"):
+        out.show(0, "qkv_bias", *parts[-1])
+    out.finish()
+
+    assert not taker.seen
