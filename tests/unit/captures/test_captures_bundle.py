@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from captures_support import BFLOAT16, SITES, TOKENS, assert_same, make_capture, make_tensor
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -64,7 +64,6 @@ def edited(folder: Path, change) -> None:
 
 
 @given(st.lists(arrays(), max_size=3))
-@settings(deadline=None)  # it syncs a disk that others may be using
 def test_every_bit_of_every_dtype_and_shape_comes_back(found):
     tensors = {
         Site(0, layer, "attn_out"): CapturedTensor(

@@ -40,7 +40,7 @@ def estimate(subject, oracle, *, site=SITE, dims="t d"):
 
 
 @given(error=st.floats(1e-4, 2.0), seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_error_of_any_token_is_estimated_within_a_factor_of_four(error, seed):
     """The square of the ratio has the F distribution of (16, 16): one in a million is beyond 4."""
     x = values(1, WIDTH, seed=seed)

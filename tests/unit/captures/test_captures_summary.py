@@ -23,7 +23,7 @@ SITE = Site(0, 0, "attn_out")
     dtype=st.sampled_from([np.float64, np.float32, np.float16, ml_dtypes.bfloat16]),
     strays=st.lists(st.sampled_from([np.nan, np.inf, -np.inf]), max_size=3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_numbers_are_those_of_float64(seed, dtype, strays):
     array = np.random.default_rng(seed).normal(size=(5, 7)).astype(dtype)
     array.reshape(-1)[: len(strays)] = strays

@@ -75,7 +75,7 @@ def pairs(draw):
 
 
 @given(pairs())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_both_passes_agree_on_any_pair_of_float_dtypes(pair):
     x, y = pair
     is_wide = np.float64 in (x.dtype, y.dtype)

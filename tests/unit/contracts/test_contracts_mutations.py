@@ -16,6 +16,7 @@ from pytest_falsify.contracts.loader import parse
 from pytest_falsify.errors import ContractError
 
 SLOWEST_SECONDS = 2.0
+"""Of this thread's own processor time, which a busy neighbour leaves alone; 0.012 were seen."""
 PIECES = [
     *(b"[", b"]", b"{", b"}", b": ", b"- ", b"? ", b"&a ", b"*a", b"!!int ", b"|", b">", b"<<: "),
     *(b'"', b"'", b"\t", b"\n", b"\r", b"\0", b"\xff", b"\xc3", b"%", b"@", b"`", b"#", b"~"),
@@ -74,7 +75,7 @@ def survives(tmp_path, vocabulary):
 
     def load(data):
         path.write_bytes(data)
-        start = time.perf_counter()
+        start = time.thread_time()
         try:
             contract = load_contract(path, vocabulary=vocabulary)
         except ContractError as error:
@@ -84,7 +85,7 @@ def survives(tmp_path, vocabulary):
             for falsifier in contract.falsifiers if contract else ():
                 entry_digest(contract, falsifier)
         assert not outcome.startswith("no line"), outcome
-        assert time.perf_counter() - start < SLOWEST_SECONDS
+        assert time.thread_time() - start < SLOWEST_SECONDS
         return outcome
 
     return load
@@ -120,7 +121,7 @@ _JSON = st.recursive(
 _SECTIONS = ("metadata", "equations", "proof_obligations", "targets", "captures", "inputs")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.dictionaries(st.sampled_from((*_SECTIONS, "falsification", "require")), _JSON),
     st.lists(st.dictionaries(st.sampled_from((*KEYS, "binds_to", "require")), _JSON), max_size=3),

@@ -70,7 +70,7 @@ def schemas(inner):
 SCHEMAS = st.recursive(st.booleans(), schemas, max_leaves=5)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(SCHEMAS, VALUES)
 @example({"maximum": 0}, math.inf)
 @example({"items": {"minimum": 0}}, [-math.inf])
@@ -84,7 +84,7 @@ def test_the_fast_one_is_never_the_laxer(schema, value):
 SECTIONS = ("targets", "captures", "inputs", "falsification_tests", "require", "markers")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(SECTIONS), VALUES))
 def test_both_agree_on_contracts(value):
     schema = contract_schema()

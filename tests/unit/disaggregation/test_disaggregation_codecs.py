@@ -36,7 +36,7 @@ def returned(codec, sent):
 
 
 @pytest.mark.parametrize("name", CODECS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sent=VALUES)
 def test_no_value_is_further_off_than_the_codec_declares(name, sent):
     codec = CODECS[name]

@@ -53,7 +53,7 @@ def judged(sent, options, *, dtype=np.float32, change=lambda array: array):
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 10_000),
     tokens=st.sampled_from([1, 2, 9, 64, 700]),

@@ -50,7 +50,7 @@ def received(transfer, sent):
     return transfer.unpacked(memoryview(bytearray(data)), expected(sent))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ranks=st.tuples(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8])),
     block=st.none() | st.integers(1, 12),
@@ -202,7 +202,7 @@ def test_where_every_file_has_a_name_it_goes_with_its_sender(monkeypatch):
 
 
 @given(sizes=st.lists(st.integers(0, 5000), min_size=1, max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_byte_of_every_piece_is_in_its_place(sizes):
     pieces = [bytes([index + 1]) * size for index, size in enumerate(sizes)]
     tickets = []

@@ -187,7 +187,7 @@ def in_parts(layers, ends, *, waits, sink):
     sink=st.sampled_from([Keeping, Borrowing, Sketching]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_tensor_that_comes_in_parts_is_handed_out_as_the_whole(ends, dtype, waits, sink, seed):
     generator = torch.Generator().manual_seed(seed)
     layers = [torch.randn(4, 4, 40, generator=generator).to(dtype) for _ in range(2)]

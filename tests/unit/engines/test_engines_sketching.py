@@ -44,7 +44,7 @@ def handed_out(stage, batch, *, waits, members=None, sink=Sketching):
     waits=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_sketch_by_torch_is_that_by_numpy_but_for_rounding(shape, dtype, waits, seed):
     stage, lengths = shape
     values = torch.randn(lengths, generator=torch.Generator().manual_seed(seed)).to(dtype)

@@ -62,7 +62,6 @@ SIZES = st.fixed_dictionaries(
 
 
 @given(base=BASES, pairs=st.sampled_from([4, 8, 16, 32]), size=SIZES)
-@settings(deadline=None)
 def test_another_base_is_measured_within_its_own_uncertainty(base, pairs, size):
     power = Rotation.of(*turned_by(frequencies(base, pairs), **size)).power()
     assert abs(math.log(base) / math.log(STATED) - power.value) < 2 * power.reach
@@ -70,7 +69,6 @@ def test_another_base_is_measured_within_its_own_uncertainty(base, pairs, size):
 
 
 @given(factor=st.floats(1.1, 30), size=SIZES)
-@settings(deadline=None)
 def test_linear_scaling_is_measured_within_its_own_uncertainty(factor, size):
     found = Rotation.of(*turned_by(frequencies(STATED, 8) / factor, **size)).factor()
     assert abs(factor - found.value) < 2 * found.reach
@@ -83,7 +81,6 @@ def test_linear_scaling_is_measured_within_its_own_uncertainty(factor, size):
     dtype=DTYPES,
     seed=st.integers(0, 999),
 )
-@settings(deadline=None)
 def test_an_offset_is_found_even_of_one_token(ahead, tokens, dtype, seed):
     size = {"tokens": tokens, "heads": 4, "dtype": dtype, "seed": seed}
     found = Rotation.of(*turned_by(frequencies(STATED, 16), ahead=ahead, **size))
@@ -175,7 +172,7 @@ def test_a_base_in_no_list_is_named_with_the_one_that_is_configured(lab, base, w
 
 
 @given(base=BASES, dtype=DTYPES)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_no_other_base_is_named_than_the_one_that_was_used(lab, base, dtype):
     subject = running_with(lab, dtype, TURNED, on_base(base))
     evaluator = lab.evaluator(dtype)
@@ -207,7 +204,7 @@ def test_positions_far_off_and_odd_scalings_are_named(lab, dtype):
 
 
 @given(seed=st.integers(0, 999), size=st.floats(0.05, 0.5), dtype=DTYPES)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_what_is_merely_noisy_is_given_no_name(lab, seed, size, dtype):
     subject = lab.capture(stages=TURNED, dtype=dtype, attention="eager")
     tensors = {**subject.tensors}
@@ -233,7 +230,6 @@ POWERS = st.lists(st.floats(1e-3, 10), min_size=8, max_size=40).filter(
 
 
 @given(powers=POWERS, epsilon=st.floats(1e-4, 1.0), dtype=DTYPES, seed=st.integers(0, 999))
-@settings(deadline=None)
 def test_an_epsilon_is_measured_within_its_own_uncertainty_or_not_at_all(
     powers, epsilon, dtype, seed
 ):
@@ -246,7 +242,6 @@ def test_an_epsilon_is_measured_within_its_own_uncertainty_or_not_at_all(
 
 
 @given(powers=POWERS, factor=st.floats(0.8, 0.999), dtype=DTYPES, seed=st.integers(0, 999))
-@settings(deadline=None)
 def test_a_common_factor_is_not_taken_for_an_epsilon(powers, factor, dtype, seed):
     powers = np.array(powers)
     right = normed(powers, 1e-6, seed)

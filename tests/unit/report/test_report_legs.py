@@ -55,7 +55,7 @@ def test_a_table_is_as_it_was(name, lines):
 
 
 @given(layers=st.integers(2, 40), steps=st.integers(0, 300))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_table_fits_a_terminal_and_has_a_line_a_layer(layers, steps):
     lines = list(leg_table(rows(layers, steps)))
     assert max(map(len, [*lines, NOTE])) <= WIDTH
@@ -63,7 +63,7 @@ def test_a_table_fits_a_terminal_and_has_a_line_a_layer(layers, steps):
 
 
 @given(steps=st.integers(1, 300), beyond=st.integers(1, 300))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_step_that_is_beyond_is_seen_however_many_are_folded(steps, beyond):
     found = [
         row("decode", step, 0, 0.001, at={"t": 9} if step == min(beyond, steps) else None)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from routing_support import make_routing
 
@@ -38,7 +38,6 @@ def motifs(derived, layer):
     ]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["experts", "exact"]), st.integers(0, 20))
 def test_it_is_deterministic_and_survives_json(config, seed):
     routing = make_routing(seed=seed)

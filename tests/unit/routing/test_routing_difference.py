@@ -27,7 +27,6 @@ def single(logits, active=1):
     return replace(routing, layers={0: layer})
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(GATES)))
 def test_a_run_does_not_differ_from_itself(name):
     routing = make_routing(gate=GATES[name])
@@ -37,7 +36,7 @@ def test_a_run_does_not_differ_from_itself(name):
     assert all(each.kl.max() == 0 and each.jaccard.min() == 1 for each in found.layers.values())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(sorted(GATES)), st.integers(0, 10_000))
 def test_noise_like_the_controls_is_never_objected_to(name, seed):
     oracle = make_routing(64, layers=2, gate=GATES[name], seed=seed)
@@ -241,7 +240,6 @@ def test_bounds_are_held_and_named():
     assert "above 1e-09" in told
 
 
-@settings(deadline=None)
 @given(st.integers(0, 100))
 def test_measures_are_symmetric_where_they_should_be(seed):
     a, b = make_routing(seed=seed), disturbed(make_routing(seed=seed), 0.5)

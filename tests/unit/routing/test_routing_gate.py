@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from routing_support import GATES, make_layer
 
@@ -15,7 +15,6 @@ from pytest_falsify.routing.gate import Gate, choose
 from pytest_falsify.routing.recompute import disagreement, misdirection
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(GATES)), st.integers(0, 50))
 def test_an_honest_dispatch_agrees_with_itself(name, seed):
     layer = make_layer(gate=GATES[name], seed=seed)
@@ -23,7 +22,6 @@ def test_an_honest_dispatch_agrees_with_itself(name, seed):
     assert misdirection(layer).tolist() == [0.0] * len(layer.logits)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(GATES)), st.integers(0, 50))
 def test_the_order_of_the_chosen_does_not_count(name, seed):
     layer = make_layer(gate=GATES[name], seed=seed)

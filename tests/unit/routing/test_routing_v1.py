@@ -55,7 +55,7 @@ def codes(folder):
     return caught.value.codes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     gate=st.sampled_from(sorted(GATES)),
     sizes=st.tuples(st.integers(1, 9), st.integers(1, 3)),

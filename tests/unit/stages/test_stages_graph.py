@@ -135,7 +135,7 @@ def test_a_stage_that_was_not_captured_is_gone_through_and_named(absent):
         assert this.graph.replay(site, captured, context=this.context, at_most=0) is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), name=st.sampled_from(["llama", "mistral-window", "qwen3-moe"]))
 def test_whatever_was_captured_a_replay_gives_the_tensor_and_says_how(data, name):
     this = seen(name, "eager")
