@@ -1,4 +1,7 @@
-"""A capture on disk: ``manifest.json`` and ``tensors.safetensors`` in a folder of their own."""
+"""A capture on disk: ``manifest.json`` and ``tensors.safetensors`` in a folder of their own.
+
+Where only statistics are kept there is the manifest alone.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from pytest_falsify.captures.manifest import (
     AGAIN,
     MANIFEST,
     SAFETENSORS,
+    STATISTICS,
     manifest_text,
     read_manifest,
 )
 from pytest_falsify.captures.new_folder import new_folder, sync
+from pytest_falsify.captures.summary import Statistics
 from pytest_falsify.captures.tensor_file import read_tensors, write_tensors
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.words import number_are
@@ -79,6 +84,29 @@ def read_bundle(folder: Path) -> Capture:
         },
         [arrays[_logits_name(step)] for step in range(len(manifest.logits))],
     )
+
+
+def write_statistics(statistics: Statistics, folder: Path, *, replace: bool = False) -> None:
+    """Write the numbers of a run: a manifest alone; see ``write_bundle``."""
+    text = manifest_text(
+        statistics.run, form=STATISTICS, files={}, logits=(), statistics=statistics.sites
+    )
+    with new_folder(folder, replaces=is_bundle if replace else None) as temporary:
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        sync(temporary / MANIFEST)
+
+
+def read_statistics(folder: Path) -> Statistics:
+    """Read the numbers of a run.
+
+    Raises:
+        CaptureError: when the manifest is not as it was written, or there are tensors instead.
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    if manifest.format != STATISTICS:
+        msg = f"the tensors are stored as {manifest.format}"
+        raise CaptureError(msg, path=manifest.path, expected=STATISTICS)
+    return Statistics(run=manifest.capture({}, ()), sites=manifest.statistics)
 
 
 def is_bundle(path: Path) -> bool:

@@ -14,8 +14,7 @@ from pytest_falsify.captures.aprt import is_aprt_file, read_aprt, read_single
 from pytest_falsify.captures.bundle import is_bundle, read_bundle
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.dump import NPZ, read_dump
-from pytest_falsify.captures.manifest import APRT, MANIFEST
-from pytest_falsify.captures.summary import SUMMARY, is_summary
+from pytest_falsify.captures.manifest import APRT, MANIFEST, STATISTICS
 from pytest_falsify.captures.tensor_file import dtype_named, read_tensors
 from pytest_falsify.captures.unstated import FLAT, TOKENS, unstated_capture
 from pytest_falsify.errors import CaptureError
@@ -70,6 +69,11 @@ def read_captures(path: Path, *, ignore_unknown: bool = False, any_axes: bool = 
     return read_single(path)
 
 
+def is_statistics(path: Path) -> bool:
+    """Tell whether a folder holds the numbers of a run and none of its tensors."""
+    return _format(path) == STATISTICS
+
+
 def site_named(name: str) -> Site | None:
     """Return the site that a tensor's name spells, or None when it spells none."""
     match = _NAME.fullmatch(name)
@@ -88,12 +92,12 @@ def site_named(name: str) -> Site | None:
 
 
 def _read_folder(folder: Path, *, ignore_unknown: bool, any_axes: bool) -> Capture:
+    if is_statistics(folder):
+        msg = "the statistics of a run are here, and none of its tensors"
+        remedy = "look at them with `inspect`, or capture again with --keep tensors or sketches"
+        raise CaptureError(msg, path=folder, remedy=remedy)
     if is_bundle(folder):
         return read_aprt(folder) if _format(folder) == APRT else read_bundle(folder)
-    if is_summary(folder):
-        msg = "the statistics of a run are here, and none of its tensors"
-        remedy = f"read them in {SUMMARY}, or capture again with --keep tensors or sketches"
-        raise CaptureError(msg, path=folder, remedy=remedy)
     kinds = {suffix: sorted(folder.rglob(f"*{suffix}")) for suffix in TENSOR_SUFFIXES}
     kinds[APRT_SUFFIX] = [path for path in folder.rglob(f"*{APRT_SUFFIX}") if is_aprt_file(path)]
     found = {suffix: paths for suffix, paths in kinds.items() if paths}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, T
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.shortlist import shortlists_from_json, shortlists_to_json
 from pytest_falsify.captures.sketch import Sketch
+from pytest_falsify.captures.summary import Summary
 from pytest_falsify.captures.tensor_file import array_digest, dtype_named
 from pytest_falsify.contracts.problems import yaml_path
 from pytest_falsify.contracts.schemas import Shape
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SCHEMA = "urn:pytest-falsify:schema:manifest-v1"
-SAFETENSORS, APRT = "safetensors", "aprt"
+SAFETENSORS, APRT, STATISTICS = "safetensors", "aprt", "statistics"
 AGAIN = "make the capture again"
 
 
@@ -79,7 +80,11 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """All of a capture but its values."""
+    """All of a capture but its values.
+
+    Attributes:
+        statistics: a few numbers of each tensor, where these alone were kept.
+    """
 
     path: Path
     package: str
@@ -94,6 +99,7 @@ class Manifest:
     shortlists: Shortlists | None = None
     caveats: tuple[str, ...] = ()
     machine: str | None = None
+    statistics: Mapping[Site, Summary] = field(default_factory=dict)
 
     def capture(self, tensors: Mapping[Site, CapturedTensor], logits: Sequence[Array]) -> Capture:
         """Return the capture with its values."""
@@ -112,15 +118,22 @@ class Manifest:
 
 
 def manifest_text(
-    capture: Capture, *, form: str, files: Mapping[Site, str], logits: Sequence[str]
+    capture: Capture,
+    *,
+    form: str,
+    files: Mapping[Site, str],
+    logits: Sequence[str],
+    statistics: Mapping[Site, Summary] | None = None,
 ) -> str:
     """Return the manifest of a capture.
 
     Args:
         capture: with the values as they are stored.
-        form: how they are stored, ``SAFETENSORS`` or ``APRT``.
+        form: how they are stored, ``SAFETENSORS`` or ``APRT``; or ``STATISTICS``, when they are
+            not.
         files: the file that holds each site, relative to the manifest.
         logits: the file that holds each step's logits.
+        statistics: what is kept in place of values.
     """
     identity = {each.name: getattr(capture.identity, each.name) for each in fields(Identity)}
     body = {
@@ -141,6 +154,10 @@ def manifest_text(
         ],
         **_served(capture),
     }
+    if statistics is not None:
+        body["statistics"] = [
+            {"site": str(site), **asdict(each)} for site, each in statistics.items()
+        ]
     return canonical_text({**body, "digest": digest(body)})
 
 
@@ -165,7 +182,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"the manifest cannot be read: {error}"
         raise CaptureError(msg, path=path, remedy=AGAIN) from error
     _must_fit(body, path)
@@ -207,14 +224,22 @@ def _must_fit(body: Any, path: Path) -> None:
         expected = f"{yaml_path(problem.at)}: {problem.expected}"
         raise CaptureError(problem.what, path=path, expected=expected, remedy=AGAIN)
     content = {key: value for key, value in body.items() if key != "digest"}
-    if digest(content) != body["digest"]:
+    try:
+        found = digest(content)
+    except ValueError:  # NaN, or a number that no float holds
+        found = None
+    if found != body["digest"]:
         msg = "the manifest is not as it was written"
         raise CaptureError(msg, path=path, expected=body["digest"], remedy=AGAIN)
 
 
 def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
+    if (body["format"] == STATISTICS) != ("statistics" in body):
+        msg = f"the format `{body['format']}` does not go with what is kept"
+        raise CaptureError(msg, path=path, remedy=AGAIN)
     tensors = tuple(_stored_tensor(each, path) for each in body["tensors"])
-    sites = [each.site for each in tensors]
+    summaries = [_summary(each) for each in body.get("statistics", ())]
+    sites = [each.site for each in tensors] + [site for site, _ in summaries]
     if len(set(sites)) != len(sites):
         msg = "a site is there twice"
         raise CaptureError(msg, path=path, remedy=AGAIN)
@@ -232,7 +257,13 @@ def _parsed(body: Mapping[str, Any], path: Path) -> Manifest:
         shortlists=shortlists_from_json(body["shortlists"]) if "shortlists" in body else None,
         caveats=tuple(body.get("caveats", ())),
         machine=body.get("machine"),
+        statistics=dict(summaries),
     )
+
+
+def _summary(body: Mapping[str, Any]) -> tuple[Site, Summary]:
+    numbers = {key: value for key, value in body.items() if key != "site"}
+    return Site.parse(body["site"]), Summary(**{**numbers, "shape": tuple(body["shape"])})
 
 
 def _identity(body: Mapping[str, Any], path: Path) -> Identity:

@@ -1,4 +1,4 @@
-"""Run a session and keep what it shows in memory."""
+"""Run a session and keep what it shows in memory: tensors, their sketches, or their statistics."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from pytest_falsify.captures.capture import Capture, CapturedTensor, TokenInputs
 from pytest_falsify.captures.sketch import Sketching
+from pytest_falsify.captures.summary import Statistics, Summarising
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pytest_falsify.captures.plan import Plan
-    from pytest_falsify.engines.base import Session
+    from pytest_falsify.engines.base import Session, Sink
     from pytest_falsify.stages.vocabulary import Site
 
 
@@ -32,27 +33,54 @@ def record(
         CaptureError: when the plan or the inputs do not fit the model, or the engine cannot do what
             they ask.
     """
-    _must_be_able(session, inputs, plan)
     sketching = Sketching()
     seen: dict[Site, CapturedTensor] = sketching.seen
-    answer = session.run(inputs, plan, sketching if is_sketch else seen.__setitem__)
-    has_answer = not is_sketch and (plan.needs_answer or answer.stopped_at is None)
-    planned = tuple(_planned(session, plan))
-    # Stable: modules, which have no place in the vocabulary, keep the order they arrived in.
-    wanted = set(planned)
-    arrived = sorted(filter(wanted.__contains__, seen), key=lambda site: site.causal_key)
+    found = _run(session, inputs, plan, sketching if is_sketch else seen.__setitem__, seen)
+    found = replace(found, tensors={site: seen[site] for site in _arrived(session, plan, seen)})
+    return _without_answer(found) if is_sketch else found
+
+
+def summarise(session: Session, inputs: TokenInputs, plan: Plan) -> Statistics:
+    """Run a plan and return a few numbers of each tensor; see ``record``."""
+    summarising = Summarising()
+    seen = summarising.seen
+    found = _run(session, inputs, plan, summarising, seen)
+    sites = {site: seen[site] for site in _arrived(session, plan, seen)}
+    return Statistics(run=_without_answer(found), sites=sites)
+
+
+def _run(
+    session: Session, inputs: TokenInputs, plan: Plan, sink: Sink, seen: Collection[Site]
+) -> Capture:
+    """Return what came of a run but its tensors, which the sink has seen."""
+    _must_be_able(session, inputs, plan)
+    answer = session.run(inputs, plan, sink)
+    has_answer = plan.needs_answer or answer.stopped_at is None
     return Capture(
         identity=session.identity(),
         inputs=inputs,
         plan=replace(plan, needs_answer=has_answer),
-        tensors={site: seen[site] for site in arrived},
-        missing=tuple(site for site in planned if site not in seen),
-        logits=() if is_sketch else answer.logits,
+        tensors={},
+        missing=tuple(site for site in _planned(session, plan) if site not in seen),
+        logits=answer.logits,
         continuation=answer.continuation,
         shortlists=answer.shortlists,
         caveats=answer.caveats,
         machine=getattr(session, "machine", None),
     )
+
+
+def _without_answer(capture: Capture) -> Capture:
+    return replace(capture, plan=replace(capture.plan, needs_answer=False), logits=())
+
+
+def _arrived(session: Session, plan: Plan, seen: Collection[Site]) -> list[Site]:
+    """Return the planned sites that were seen, in causal order.
+
+    Stable: modules, which have no place in the vocabulary, keep the order they arrived in.
+    """
+    wanted = set(_planned(session, plan))
+    return sorted(filter(wanted.__contains__, seen), key=lambda site: site.causal_key)
 
 
 def _planned(session: Session, plan: Plan) -> Iterator[Site]:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite, sqrt
+from math import frexp, isfinite, ldexp, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pytest_falsify.canonical import canonical_text
-from pytest_falsify.captures.new_folder import new_folder, sync
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor
     from pytest_falsify.stages.vocabulary import Site
 
     Array = np.ndarray[Any, Any]
 
-SUMMARY = "statistics.json"
 _BLOCK = 256
 _WIDE = (np.dtype(np.float32), np.dtype(np.float64))
-SCHEMA = "urn:pytest-falsify:schema:statistics-v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +48,27 @@ class Summary:
         values = np.ascontiguousarray(array).reshape(-1)
         if array.dtype not in _WIDE:
             values = values.astype(np.float32)
-        squares = float(np.vdot(values, values))
-        nonfinite = 0
+        squares, unit = float(np.vdot(values, values)), 1.0
         if not isfinite(squares):
-            finite = values[np.isfinite(values)].astype(np.float64)
-            nonfinite, values = int(values.size - finite.size), finite
+            values = values[np.isfinite(values)].astype(np.float64)
+            unit = _power_of_two(float(np.abs(values).max(initial=0.0)))
+            values /= unit
             squares = float(np.vdot(values, values))
         count = max(values.size, 1)
         return cls(
             shape=array.shape,
             dtype=_name(array.dtype),
-            nonfinite=nonfinite,
-            mean=_sum(values) / count,
-            rms=sqrt(squares / count),
-            smallest=float(values.min()) if values.size else 0.0,
-            largest=float(values.max()) if values.size else 0.0,
+            nonfinite=array.size - values.size,
+            mean=_sum(values) / count * unit,
+            rms=sqrt(squares / count) * unit,
+            smallest=float(values.min()) * unit if values.size else 0.0,
+            largest=float(values.max()) * unit if values.size else 0.0,
         )
+
+
+def _power_of_two(value: float) -> float:
+    """Return the power of two at or below a value: dividing by it is exact and squares fit."""
+    return ldexp(1.0, frexp(value)[1] - 1) if value else 1.0
 
 
 def _sum(values: Array) -> float:
@@ -103,36 +102,14 @@ class Summarising:
         self.seen[site] = Summary.of(tensor)
 
 
-def write_summaries(
-    capture: Capture, summaries: Mapping[Site, Summary], folder: Path, *, replace: bool = False
-) -> None:
-    """Write the numbers of a run into a folder of their own, whole or not at all.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """The numbers of a run.
 
-    Args:
-        capture: how they came to be; its tensors are not looked at.
-        summaries: by site.
-        folder: the folder to be.
-        replace: let numbers that are already there give way.
-
-    Raises:
-        CaptureError: when something else is there.
+    Attributes:
+        run: how they came to be: a capture without tensors and without logits.
+        sites: in causal order.
     """
-    body: dict[str, Any] = {
-        "schema": SCHEMA,
-        "identity": capture.identity.digest,
-        "inputs": capture.inputs.digest,
-        "plan": capture.plan.to_json(),
-        "sites": {str(site): _json(each) for site, each in summaries.items()},
-    }
-    with new_folder(folder, replaces=is_summary if replace else None) as temporary:
-        (temporary / SUMMARY).write_text(canonical_text(body), encoding="utf-8")
-        sync(temporary / SUMMARY)
 
-
-def is_summary(path: Path) -> bool:
-    """Tell whether a folder holds the numbers of a run."""
-    return (path / SUMMARY).is_file()
-
-
-def _json(summary: Summary) -> dict[str, Any]:
-    return {**asdict(summary), "shape": list(summary.shape)}
+    run: Capture
+    sites: Mapping[Site, Summary]

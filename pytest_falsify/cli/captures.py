@@ -151,8 +151,11 @@ def capture(  # noqa: PLR0917 - click passes them by name
     replace: bool,  # noqa: FBT001
 ) -> None:
     """Run MODEL, a folder or a name in the hub's cache, and keep what its stages show."""
-    from pytest_falsify.cli.capturing import Wanted, make, write
+    from pytest_falsify.cli.capturing import KEPT, Wanted, write
 
+    if aprt and keep != "tensors":
+        msg = f"--aprt has no place for {keep}"
+        raise ContractError(msg, expected="--keep tensors")
     wanted = Wanted(
         model=model,
         revision=revision,
@@ -166,7 +169,7 @@ def capture(  # noqa: PLR0917 - click passes them by name
         decode_steps=decode_steps,
         forced=forced,
     )
-    for line in write(lambda: make(wanted, keep=keep), out, aprt=aprt, replace=replace):
+    for line in write(lambda: KEPT[keep](wanted), out, aprt=aprt, replace=replace):
         click.echo(line)
 
 
@@ -219,10 +222,17 @@ def inspect(  # noqa: PLR0917 - click passes them by name
     if plot or against or control:
         msg = "this is no routing run"
         raise ContractError(msg, path=path, remedy="captures are compared by `compare`")
-    from pytest_falsify.captures.folder import read_captures
+    from pytest_falsify.captures.bundle import read_statistics
+    from pytest_falsify.captures.folder import is_statistics, read_captures
+    from pytest_falsify.captures.manifest import MANIFEST
     from pytest_falsify.report.provenance import provenance_json, provenance_lines
 
-    found = read_captures(path, ignore_unknown=ignore_unknown)
+    folder = path.parent if path.name == MANIFEST else path
+    found = (
+        read_statistics(folder)
+        if is_statistics(folder)
+        else read_captures(path, ignore_unknown=ignore_unknown)
+    )
     if is_json:
         click.echo(canonical_text(provenance_json(found)), nl=False)
         return

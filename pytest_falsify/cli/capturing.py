@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pytest_falsify.captures.aprt import write_aprt
-from pytest_falsify.captures.bundle import is_bundle, write_bundle
+from pytest_falsify.captures.bundle import is_bundle, write_bundle, write_statistics
 from pytest_falsify.captures.new_folder import must_be_free
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import token_inputs
-from pytest_falsify.captures.record import record
-from pytest_falsify.captures.summary import Summarising, is_summary, write_summaries
+from pytest_falsify.captures.record import record, summarise
+from pytest_falsify.captures.summary import Statistics
 from pytest_falsify.checks.claim import parse_layers, parse_positions
 from pytest_falsify.contracts.loader import parse
 from pytest_falsify.contracts.model import CaptureSpec, InputSpec, Target
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
-    from pytest_falsify.captures.summary import Summary
     from pytest_falsify.engines.base import Answer, Session, Sink
     from pytest_falsify.stages.vocabulary import Site
 
 QUIET_SECONDS = 2.0
-KEPT = TENSORS, SKETCHES, STATISTICS = "tensors", "sketches", "statistics"
 ALL = "all"
 
 
@@ -61,16 +60,34 @@ class Wanted:
     forced: str | None
 
 
-def make(wanted: Wanted, *, keep: str = TENSORS) -> Made:
+def make(wanted: Wanted, *, is_sketch: bool = False) -> Capture:
     """Load the model, run it once and return what was seen.
 
     Args:
         wanted: what the command line asks for.
-        keep: what is kept of every tensor: itself, its sketch, or its statistics.
+        is_sketch: keep sketches of the tensors.
 
     Raises:
         FalsifyError: when the engine, the device or the model is absent, or the plan does not fit.
     """
+    return record(*_ready(wanted), is_sketch=is_sketch)
+
+
+def make_statistics(wanted: Wanted) -> Statistics:
+    """Load the model, run it once and return a few numbers of what was seen; see ``make``."""
+    return summarise(*_ready(wanted))
+
+
+KEPT: Mapping[str, Callable[[Wanted], Capture | Statistics]] = {
+    "tensors": make,
+    "sketches": partial(make, is_sketch=True),
+    "statistics": make_statistics,
+}
+"""What may be kept of every tensor, and what makes it."""
+
+
+def _ready(wanted: Wanted) -> tuple[Session, TokenInputs, Plan]:
+    """Return a session that tells how far it has come, and what it is to run."""
     spec = CaptureSpec(name="capture", engine=wanted.engine, line=0, options=_options(wanted))
     # A plain folder is a path here, as at any prompt; in a contract it begins with a dot.
     is_folder = Path(wanted.model).is_dir()
@@ -82,63 +99,47 @@ def make(wanted: Wanted, *, keep: str = TENSORS) -> Made:
     device = resolve_device(target)
     session = engine(wanted.engine).load(target, spec, root=Path.cwd(), device=device)
     plan = plan.resolved(session.stages)
-    inputs = _inputs(wanted, session)
-    if keep != STATISTICS:
-        return Made(capture=record(Watched(session), inputs, plan, is_sketch=keep == SKETCHES))
-    summarising = Summarising()
-    capture = record(Watched(session, summarising), inputs, plan)
-    return Made(capture=capture, summaries=summarising.seen)
+    return Watched(session), _inputs(wanted, session), plan
 
 
-def write(made: Callable[[], Made], out: Path, *, aprt: bool, replace: bool) -> Iterator[str]:
+def write(
+    made: Callable[[], Capture | Statistics], out: Path, *, aprt: bool, replace: bool
+) -> Iterator[str]:
     """Make a capture and write it; yield what was done. A place that is taken costs no run.
 
     Raises:
         CaptureError: when something is already there, or the format has no place for it.
     """
-    if _is_ours(out) and not replace:
+    if is_bundle(out) and not replace:
         msg = "there is already a capture here"
         remedy = "name another folder, or let it give way: --replace"
         raise CaptureError(msg, path=out, remedy=remedy)
-    must_be_free(out, replaces=_is_ours)
+    must_be_free(out, replaces=is_bundle)
     found = made()
-    capture = found.capture
-    if found.summaries is not None:
-        write_summaries(capture, found.summaries, out, replace=replace)
-        yield f"{out}: the statistics of {number_of(len(found.summaries), 'site')}"
-        return
+    if isinstance(found, Statistics):
+        write_statistics(found, out, replace=replace)
+        yield f"{out}: the statistics of {number_of(len(found.sites), 'site')}"
+        missing = found.run.missing
+    else:
+        _write_tensors(found, out, aprt=aprt, replace=replace)
+        yield f"{out}: {number_of(len(found.tensors), 'site')}, {size_of(found.nbytes)}"
+        missing = found.missing
+    if missing:
+        yield f"missing: {number_of(len(missing), 'planned site')}, first {missing[0]}"
+
+
+def _write_tensors(capture: Capture, out: Path, *, aprt: bool, replace: bool) -> None:
     if aprt:
         write_aprt(capture, out, replace_tree=replace)
     else:
         write_bundle(capture, out, replace=replace)
-    yield f"{out}: {number_of(len(capture.tensors), 'site')}, {size_of(capture.nbytes)}"
-    if capture.missing:
-        lost = number_of(len(capture.missing), "planned site")
-        yield f"missing: {lost}, first {capture.missing[0]}"
-
-
-def _is_ours(path: Path) -> bool:
-    return is_bundle(path) or is_summary(path)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What a run left: a capture, and statistics where these alone were kept."""
-
-    capture: Capture
-    summaries: Mapping[Site, Summary] | None = None
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A session that tells on the terminal how far it has come, once it has taken a while.
-
-    Attributes:
-        sink: takes the tensors in place of the sink that the run is given, if anything does.
-    """
+    """A session that tells on the terminal how far it has come, once it has taken a while."""
 
     session: Session
-    sink: Sink | None = None
 
     @property
     def layer_count(self) -> int:
@@ -167,7 +168,7 @@ class Watched:
         progress = Progress(total=len(plan.sites(self.layer_count)))
 
         try:
-            return self.session.run(inputs, plan, Told(self.sink or sink, progress))
+            return self.session.run(inputs, plan, Told(sink, progress))
         finally:
             progress.end()
 

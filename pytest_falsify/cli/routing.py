@@ -101,7 +101,7 @@ def _recorded(wanted: Wanted, run_id: str) -> Routing:
     from pytest_falsify.routing.captured import facts_of_capture, routing_of
     from pytest_falsify.routing.naming import now
 
-    made = make(wanted).capture
+    made = make(wanted)
     facts = facts_of_capture(made, run_id=run_id, created_at=now())
     kind, fed = wanted.fed
     facts = replace(

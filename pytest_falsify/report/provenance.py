@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.captures.summary import Statistics
 from pytest_falsify.captures.unstated import states_inputs
+from pytest_falsify.report.table import aligned
 from pytest_falsify.stages.vocabulary import in_order
 from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_falsify.captures.capture import Capture, CapturedTensor
+    from pytest_falsify.stages.vocabulary import Site
 
 _FEW = 16
 _MEGABYTE = 1_000_000
+_WORDS = ("stage", "site", "dims", "shape", "dtype")
+"""Columns of words, which begin at the left; numbers end at the right."""
 
 
-def provenance_lines(capture: Capture, path: Path) -> list[str]:
-    """Return what a person reads: provenance, then one line a stage."""
+def provenance_lines(found: Capture | Statistics, path: Path) -> list[str]:
+    """Return what a person reads: provenance, then a line a stage, or a site of statistics."""
+    if isinstance(found, Statistics):
+        capture, sites, size = found.run, tuple(found.sites), "none of their values"
+        table = _site_rows(found)
+    else:
+        capture, sites, size = found, tuple(found.tensors), size_of(found.nbytes)
+        table = _stage_rows(found)
     identity = capture.identity
     facts = {
         "engine": " ".join([identity.engine, *_pairs(identity.versions)]),
@@ -29,18 +41,21 @@ def provenance_lines(capture: Capture, path: Path) -> list[str]:
         "identity": identity.digest if states_inputs(capture) else "unstated",
         "inputs": _inputs(capture),
         "decoded": ", ".join(map(str, capture.continuation)) or "nothing",
-        "layers": _spans(_layers(capture)) or "none",
+        "layers": _spans(_layers(sites)) or "none",
         "missing": ", ".join(map(str, capture.missing)) or "nothing",
-        "size": f"{number_of(len(capture.tensors), 'site')}, {size_of(capture.nbytes)}",
+        "size": f"{number_of(len(sites), 'site')}, {size}",
         "digests": "all as they were written" if states_inputs(capture) else "none to check",
     }
     lines = [str(path), *(f"  {name + ':':<10} {value}" for name, value in facts.items()), ""]
-    return [*lines, *_stage_lines(capture)]
+    return [*lines, *(f"  {line}" for line in aligned(list(table), _WORDS))]
 
 
-def provenance_json(capture: Capture) -> dict[str, Any]:
+def provenance_json(found: Capture | Statistics) -> dict[str, Any]:
     """Return what a program reads."""
-    identity = capture.identity
+    if isinstance(found, Statistics):
+        sites = [{"site": str(site), **asdict(each)} for site, each in found.sites.items()]
+        return {**provenance_json(found.run), "layers": _layers(found.sites), "sites": sites}
+    capture, identity = found, found.identity
     return {
         "identity": {
             "device": identity.device,
@@ -54,7 +69,7 @@ def provenance_json(capture: Capture) -> dict[str, Any]:
         "inputs": {"name": capture.inputs.name, "tokens": list(capture.inputs.tokens)},
         "plan": capture.plan.to_json(),
         "continuation": list(capture.continuation),
-        "layers": _layers(capture),
+        "layers": _layers(capture.tensors),
         "missing": [str(site) for site in capture.missing],
         "bytes": capture.nbytes,
         "sites": [
@@ -71,18 +86,27 @@ def provenance_json(capture: Capture) -> dict[str, Any]:
     }
 
 
-def _stage_lines(capture: Capture) -> Iterable[str]:
-    rows = [["stage", "sites", "dims", "shape", "dtype", "size"]]
+def _stage_rows(capture: Capture) -> Iterator[list[str]]:
+    yield ["stage", "sites", "dims", "shape", "dtype", "size"]
     for name in in_order(site.stage for site in capture.tensors):
-        found = [each for site, each in capture.tensors.items() if site.stage == name]
-        rows.append(_row(name, found))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in {1, 5} else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        yield _row(name, [each for site, each in capture.tensors.items() if site.stage == name])
+
+
+def _site_rows(statistics: Statistics) -> Iterator[list[str]]:
+    yield ["site", "shape", "dtype", "mean", "rms", "smallest", "largest", "NaN or inf"]
+    for site, each in statistics.sites.items():
+        numbers = (each.mean, each.rms, each.smallest, each.largest)
+        yield [
+            str(site),
+            _by(each.shape),
+            each.dtype,
+            *(f"{number:.4g}" for number in numbers),
+            str(each.nonfinite or "-"),
         ]
-        yield "  " + "  ".join(cells).rstrip()
+
+
+def _by(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _row(name: str, found: Sequence[CapturedTensor]) -> list[str]:
@@ -90,7 +114,7 @@ def _row(name: str, found: Sequence[CapturedTensor]) -> list[str]:
         name,
         str(len(found)),
         _one(each.dims for each in found),
-        _one("x".join(map(str, each.array.shape)) for each in found),
+        _one(_by(each.array.shape) for each in found),
         _one(each.array.dtype.name for each in found),
         size_of(sum(each.array.nbytes for each in found)),
     ]
@@ -110,8 +134,8 @@ def _inputs(capture: Capture) -> str:
     return f"`{capture.inputs.name}`, {number_of(len(tokens), 'token')}: {shown}"
 
 
-def _layers(capture: Capture) -> list[int]:
-    return sorted({site.layer for site in capture.tensors if site.layer is not None})
+def _layers(sites: Iterable[Site]) -> list[int]:
+    return sorted({site.layer for site in sites if site.layer is not None})
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -264,6 +264,7 @@ def test_a_manifest_that_names_a_path_outside_is_refused(bundle, file):
         (lambda body: body["inputs"].update(tokens=[1]), "inputs"),
         (lambda body: body["identity"].update(engine="other"), "identity"),
         (lambda body: body.update(format="aprt"), "aprt"),
+        (lambda body: body.update(format="statistics"), "does not go with"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_does_not_describe_the_tensors_is_refused(bundle, change, what):

@@ -11,7 +11,7 @@ import pytest
 from pytest_falsify.captures.capture import CapturedTensor, Identity, TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.pool import CapturePool
-from pytest_falsify.captures.record import record
+from pytest_falsify.captures.record import record, summarise
 from pytest_falsify.engines.base import Answer
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import Site
@@ -95,10 +95,14 @@ def test_the_oldest_captures_are_given_up_beyond_the_limit():
 
 
 def test_a_site_that_was_planned_and_not_shown_is_listed_as_missing():
-    capture = record(Counting(hidden=("attn_out",)), PROMPT, Plan(stages=("embedding", "attn_out")))
+    session, plan = Counting(hidden=("attn_out",)), Plan(stages=("embedding", "attn_out"))
 
-    assert list(map(str, capture.missing)) == ["0/0/attn_out", "0/1/attn_out", "0/2/attn_out"]
-    assert list(map(str, capture.tensors)) == ["0/-/embedding"]
+    capture, statistics = record(session, PROMPT, plan), summarise(session, PROMPT, plan)
+
+    for run, seen in ((capture, capture.tensors), (statistics.run, statistics.sites)):
+        assert list(map(str, run.missing)) == ["0/0/attn_out", "0/1/attn_out", "0/2/attn_out"]
+        assert list(map(str, seen)) == ["0/-/embedding"]
+    assert (statistics.run.tensors, statistics.run.logits) == ({}, ())
 
 
 @pytest.mark.parametrize("layers", [(3,), (-1,), (0, 99)])

@@ -296,6 +296,8 @@ def test_a_capture_in_a_file_of_text_is_the_same_capture(made, tmp_path, qwen2_t
         (["--text", "a", "--engine", "none"], "unknown engine"),
         (["--text", "a", "--device", "tpu"], "unknown device"),
         (["--text", "a", "--aprt", "--decode-steps", "1"], "decode steps"),
+        (["--text", "a", "--aprt", "--keep", "sketches"], "no place for sketches"),
+        (["--text", "a", "--aprt", "--keep", "statistics"], "no place for statistics"),
     ],
 )
 def test_what_cannot_be_captured_is_said_and_nothing_is_left(tmp_path, qwen2_tiny, arguments, what):
@@ -432,11 +434,17 @@ def test_statistics_alone_are_kept_on_request(tmp_path, qwen2_tiny):
     result = run(*capture_args(qwen2_tiny, tmp_path / "s"), "--keep", "statistics")
 
     assert result.exit_code == 0, result.output
-    sites = json.loads((tmp_path / "s" / "statistics.json").read_text())["sites"]
+    assert "missing" not in result.output
+    assert list((tmp_path / "s").iterdir()) == [tmp_path / "s" / MANIFEST]
+    told = json.loads(run("inspect", tmp_path / "s", "--json").output)
+    sites = {each["site"]: each for each in told["sites"]}
+    assert list(sites)[0::58] == ["0/-/embedding", "0/-/lm_head"]
     assert sites["0/-/lm_head"]["nonfinite"] == 0
     assert sites["0/3/attn_norm"]["rms"] > 0
-    for command in (("inspect", tmp_path / "s"), ("compare", tmp_path / "s", tmp_path / "s")):
-        refused = run(*command)
-        assert refused.exit_code == COULD_NOT
-        assert "the statistics of a run are here, and none of its tensors" in refused.output
-        assert "read them in statistics.json" in refused.output
+    shown = run("inspect", tmp_path / "s" / MANIFEST).output
+    assert "\n  0/3/attn_norm           18x128   float32 " in shown
+    assert f" {sites['0/3/attn_norm']['rms']:.4g} " in shown
+    refused = run("compare", tmp_path / "s", tmp_path / "s")
+    assert refused.exit_code == COULD_NOT
+    assert "the statistics of a run are here, and none of its tensors" in refused.output
+    assert "look at them with `inspect`" in refused.output
