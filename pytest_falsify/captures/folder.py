@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_falsify.canonical import parse_json
 from pytest_falsify.captures.aprt import SUFFIX as APRT_SUFFIX
 from pytest_falsify.captures.aprt import is_aprt_file, read_aprt, read_single
 from pytest_falsify.captures.bundle import is_bundle, read_bundle
@@ -114,7 +114,7 @@ def _read_folder(folder: Path, *, ignore_unknown: bool, any_axes: bool) -> Captu
 def _format(folder: Path) -> object:
     """Return the format that a manifest states; a broken one is refused by its reader."""
     try:
-        body = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        body = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return body.get("format") if isinstance(body, dict) else None

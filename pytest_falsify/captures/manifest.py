@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.canonical import canonical_text, digest
+from pytest_falsify.canonical import canonical_text, digest, parse_json
 from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, TokenInputs
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.shortlist import shortlists_from_json, shortlists_to_json
@@ -181,8 +181,8 @@ def read_manifest(path: Path) -> Manifest:
             its folder.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        body = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         msg = f"the manifest cannot be read: {error}"
         raise CaptureError(msg, path=path, remedy=AGAIN) from error
     _must_fit(body, path)

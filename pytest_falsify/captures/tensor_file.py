@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 import ml_dtypes
 import numpy as np
 
-from pytest_falsify.canonical import digest_bytes
+from pytest_falsify.canonical import digest_bytes, parse_json
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _mapped_array(mapped: memoryview, start: int, entry: _Entry) -> Array:
 
 def _entries(path: Path, header: bytes, data_bytes: int) -> list[_Entry]:
     try:
-        described = json.loads(header, object_pairs_hook=_without_duplicates)
+        described = parse_json(header, object_pairs_hook=_without_duplicates)
     except ValueError as error:
         msg = f"the header is not JSON: {error}"
         raise CaptureError(msg, path=path, expected="a safetensors file") from error

@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_falsify.canonical import digest
+from pytest_falsify.canonical import digest, parse_json
 from pytest_falsify.checks.verdict import Verdict, inconclusive
 from pytest_falsify.contracts.model import CheckSpec, Contract, Target
 from pytest_falsify.contracts.shell_words import StringKind, judge_test
@@ -200,7 +200,7 @@ def _found(pattern: str, text: str) -> str | None:
 
 def _json_disagreements(text: str, expected: Mapping[str, Any]) -> Iterator[str]:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         yield f"what it printed is not JSON: {error}"
         return

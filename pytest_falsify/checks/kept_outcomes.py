@@ -6,7 +6,6 @@ one that ends removes it, since what was seen once is no evidence of a second ti
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from filelock import FileLock, Timeout
 
-from pytest_falsify.canonical import canonical_bytes
+from pytest_falsify.canonical import canonical_bytes, parse_json
 from pytest_falsify.checks.prompt_outcome import PromptOutcome
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def _read(data: bytes) -> tuple[dict[str, dict[str, Any]], int]:
     whole = 0
     for line in data.split(b"\n")[:-1]:
         try:
-            body = json.loads(line)
+            body = parse_json(line)
             PromptOutcome.from_json(body["outcome"])
             found[str(body["fed"])] = body["outcome"]
         except (ValueError, KeyError, TypeError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.canonical import parse_json
 from pytest_falsify.errors import ContractError
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _prompt(line: bytes, place: _Place, field: str | None) -> Prompt:
 
 def _object(line: bytes, place: _Place) -> dict[str, Any]:
     try:
-        body = json.loads(line.decode(), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        body = parse_json(line.decode(), object_pairs_hook=_once)
+    except ValueError as error:
         what = f"the line is not JSON: {error}"
         raise place.error(what, EXAMPLE) from error
     if not isinstance(body, dict):

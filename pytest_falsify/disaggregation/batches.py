@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.canonical import parse_json
 from pytest_falsify.compare.rates import CONFIDENCE, Discordance, Rate, is_kept
 from pytest_falsify.disaggregation.recordings import NEWEST_REPORT
 from pytest_falsify.errors import CaptureError
@@ -72,7 +72,7 @@ class PairedBatches:
 def is_batch(path: Path) -> bool:
     """Tell whether a file is the report of a batch, and not a recording."""
     try:
-        return path.suffix == ".json" and "results" in json.loads(path.read_bytes())
+        return path.suffix == ".json" and "results" in parse_json(path.read_bytes())
     except (OSError, ValueError, TypeError):
         return False
 
@@ -103,7 +103,7 @@ def read_batch(path: Path) -> Mapping[str, bool]:
         CaptureError: when it is of a newer version, not whole, or tells of a sample twice.
     """
     try:
-        body = json.loads(path.read_bytes())
+        body = parse_json(path.read_bytes())
         pairs = [(str(each["sample_id"]), each["exact_match"] is not True) for each in _of(body)]
         total = body["total_samples"]
     except (OSError, ValueError, KeyError, TypeError) as error:

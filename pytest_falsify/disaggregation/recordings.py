@@ -7,11 +7,11 @@ undecided. A report of a batch is JSON too: which samples' texts differ, and a t
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.canonical import parse_json
 from pytest_falsify.compare.rates import Rate
 from pytest_falsify.disaggregation.legs import Leg
 from pytest_falsify.errors import CaptureError
@@ -76,7 +76,7 @@ def read_json(path: Path) -> tuple[Traced, ...] | Rate | None:
         CaptureError: when it is neither.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
         if "results" in body:
             return _rate(body, path)
         found = [_traced(each) for each in body["comparisons"]]

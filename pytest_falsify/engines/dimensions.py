@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_falsify.canonical import parse_json
 from pytest_falsify.errors import CaptureError
 from pytest_falsify.stages.vocabulary import STAGES
 
@@ -84,7 +84,7 @@ class Dimensions:
         """
         path = folder / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             msg = f"the configuration cannot be read: {error}"
             raise CaptureError(msg, path=path, expected="a model's config.json") from error

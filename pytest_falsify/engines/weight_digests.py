@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from pytest_falsify.canonical import digest_bytes
+from pytest_falsify.canonical import digest_bytes, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,9 +94,9 @@ def _remembered(real: Path, stamp: Stamp) -> str | None:
     if stamp[0] < LARGE:
         return None
     try:
-        told = json.loads(_entry(real).read_bytes())
+        told = parse_json(_entry(real).read_bytes())
         found = told["sha256"] if told["stamp"] == list(stamp) else ""
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     is_digest = isinstance(found, str) and _SHA256.fullmatch(found)
     return f"sha256:{found}" if is_digest else None

@@ -6,7 +6,6 @@ session that did not end; what it saw is kept, but it promotes nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
-from pytest_falsify.canonical import canonical_bytes
+from pytest_falsify.canonical import canonical_bytes, parse_json
 from pytest_falsify.errors import LedgerError
 from pytest_falsify.ledger.fields import as_object, get_text
 from pytest_falsify.ledger.observation import Observation
@@ -252,9 +251,9 @@ def _lock(path: Path) -> FileLock:
 
 def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        record = as_object(json.loads(line), "a record")
+        record = as_object(parse_json(line), "a record")
         get_text(record, "kind", "a record")
-    except (ValueError, RecursionError, LedgerError) as error:
+    except (ValueError, LedgerError) as error:
         msg = f"a line of the run record is not a record: {error}"
         raise LedgerError(
             msg, path=path, line=number, remedy="the file was edited or damaged; run again"

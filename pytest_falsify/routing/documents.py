@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never
 
+from pytest_falsify.canonical import parse_json
 from pytest_falsify.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _text(path: Path) -> str:
 
 def _object(text: str, path: Path, *, line: int | None) -> Json:
     try:
-        found = json.loads(text, parse_constant=_refuse, object_pairs_hook=_without_duplicates)
+        found = parse_json(text, parse_constant=_refuse, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         msg = f"this is no JSON: {error.msg}"
         at = error.lineno if line is None else line

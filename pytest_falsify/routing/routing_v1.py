@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_falsify.canonical import canonical_text, digest
+from pytest_falsify.canonical import canonical_text, digest, parse_json
 from pytest_falsify.captures.new_folder import new_folder, sync
 from pytest_falsify.captures.tensor_file import read_tensors, write_tensors
 from pytest_falsify.errors import CaptureError
@@ -105,7 +105,7 @@ def bytes_digest(path: Path) -> str:
 def is_routing(path: Path) -> bool:
     """Tell whether a folder holds a run of this profile."""
     try:
-        body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        body = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(body, dict) and body.get("profile") == PROFILE

@@ -6,13 +6,12 @@ paragraph does not make an old finding new.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_falsify.canonical import canonical_text
+from pytest_falsify.canonical import canonical_text, parse_json
 from pytest_falsify.errors import FalsifyError
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def read_baseline(text: str, path: Path) -> Counter[Key]:
         FalsifyError: when the text is not a baseline.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         if data["version"] != _VERSION:
             raise ValueError  # noqa: TRY301 - one message for every way of being no baseline
         return Counter(
