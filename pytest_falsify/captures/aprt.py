@@ -21,7 +21,7 @@ from pytest_falsify.captures.bundle import is_bundle
 from pytest_falsify.captures.capture import CapturedTensor
 from pytest_falsify.captures.manifest import AGAIN, APRT, MANIFEST, manifest_text, read_manifest
 from pytest_falsify.captures.new_folder import new_folder, sync
-from pytest_falsify.captures.unstated import FLAT, LAST_TOKEN_STAGES, unstated_capture
+from pytest_falsify.captures.unstated import FLAT, LAST_TOKEN_STAGES, as_ids, unstated_capture
 from pytest_falsify.errors import CaptureError, FalsifyError
 from pytest_falsify.stages.vocabulary import STAGES, Scope, Site, canonical
 from pytest_falsify.words import number_are, number_of
@@ -282,7 +282,7 @@ def _with_manifest(folder: Path, files: Mapping[Site, Path]) -> Capture:
             raise CaptureError(msg, path=files[site], remedy="it is of another run")
         array = flat.reshape(each.shape)
         each.check(array, files[site], str(site))
-        tensors[site] = each.with_values(array)
+        tensors[site] = each.with_values(as_ids(site, array))
     return manifest.capture(tensors, ())
 
 

@@ -61,6 +61,23 @@ def states_inputs(capture: Capture) -> bool:
     return bool(capture.inputs.tokens)
 
 
+def as_ids(site: Site, values: Array) -> Array:
+    """Return the values of a stage of ids as integers, which some formats cannot hold.
+
+    Those of any other stage are returned as they are.
+
+    Raises:
+        AlignmentError: when an id is no whole number.
+    """
+    if not STAGES[site.stage].is_index or values.dtype.kind in "iu":
+        return values
+    is_id = np.isfinite(values) & (values == np.floor(values))
+    if not is_id.all():
+        msg = f"{site}: {number_of(int((~is_id).sum()), 'value is no id', 'values are no ids')}"
+        raise AlignmentError(msg, expected="whole numbers")
+    return values.astype(np.int64)
+
+
 def agreed(captures: Sequence[Capture]) -> tuple[Capture, ...]:
     """Return captures of one comparison with what their formats leave out filled in.
 
@@ -128,9 +145,8 @@ def _shaped(site: Site, flat: CapturedTensor, like: CapturedTensor) -> CapturedT
         lengths[TOKENS], positions = 1, like.positions[-1:]
     elif flat.array.size != size:
         _refuse(site, "the numbers of values differ", flat, like)
-    values = _ids(site, flat.array) if STAGES[site.stage].is_index else flat.array
     return CapturedTensor(
-        array=values.reshape([lengths[name] for name in dims]),
+        array=as_ids(site, flat.array).reshape([lengths[name] for name in dims]),
         dims=" ".join(dims),
         positions=positions,
         mask=_mask(site, flat, like),
@@ -140,16 +156,6 @@ def _shaped(site: Site, flat: CapturedTensor, like: CapturedTensor) -> CapturedT
 def _mask(site: Site, tensor: CapturedTensor, like: CapturedTensor) -> str:
     """Return how masked places are filled: after a softmax they are nought, whoever wrote them."""
     return like.mask if site.stage == AFTER_MASK else tensor.mask
-
-
-def _ids(site: Site, values: Array) -> Array:
-    if values.dtype.kind in "iu":
-        return values
-    is_id = np.isfinite(values) & (values == np.floor(values))
-    if not is_id.all():
-        msg = f"{site}: {number_of(int((~is_id).sum()), 'value is no id', 'values are no ids')}"
-        raise AlignmentError(msg, expected="whole numbers")
-    return values.astype(np.int64)
 
 
 def _cut(tensor: CapturedTensor, positions: tuple[int, ...]) -> CapturedTensor:

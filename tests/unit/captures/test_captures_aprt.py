@@ -89,6 +89,18 @@ def test_our_own_tree_comes_back_bit_for_bit_but_for_what_aprt_has_no_place_for(
     assert_same(capture, read_aprt(tmp_path / "tree"))
 
 
+def test_ids_come_back_as_ids(tmp_path):
+    site = Site(0, 0, "moe_router_indices")
+    ids = make_tensor(site, array=np.array([[5, 0], [3, 1], [60, 2]]))
+
+    write_aprt(make_capture(tensors={site: ids}), tmp_path / "tree")
+
+    found = read_aprt(tmp_path / "tree").tensors[site]
+    assert (found.array.dtype, found.array.tolist()) == (np.int64, [[60, 2]])
+    subject, oracle = agreed([read_aprt(tmp_path / "tree"), make_capture(tensors={site: ids})])
+    assert compare_captures(subject, oracle).at(site).is_identical
+
+
 def test_bfloat16_becomes_float32_by_its_bits(tmp_path):
     bits = np.array([0x7F81, 0xFFC1, 0x8000, 0x3FC0] * 3, np.uint16)
     site = Site(0, 0, "attn_out")
