@@ -94,6 +94,10 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "attn_implementation" in first:
+            msg = f"transformers cannot load this model: {first.partition('. ')[0]}"
+            remedy = "capture with `attention: eager`"
+            raise CaptureError(msg, path=folder, remedy=remedy) from error
         msg = f"transformers cannot load this model: {first}"
         raise CaptureError(
             msg, path=folder, expected="a folder as save_pretrained writes it"

@@ -14,7 +14,7 @@ from pytest_falsify.errors import CaptureError
 from pytest_falsify.words import number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import torch
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LEFT, RIGHT = "left", "right"
 PADDING = 0
 """The token that fills up a batch. The mask hides it, so any would do."""
+MEMORIES = "past_key_values", "cache_params", "state"
+"""What models call, in output and arguments alike, what they carry from step to step: keys and
+values, or the state of a recurrence (Mamba and xLSTM, RWKV)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,18 +160,18 @@ class Forward:
         self.arena.begin()
         said = [_Said(inputs=each) for each in self.batch.rows]
         fed = self.batch.filled(PADDING, [each.tokens for each in self.batch.rows])
-        cache = None
+        carried: dict[str, Any] = {}
         stopped_at = None
         out = HandOut(waits=self.device != "cpu", arena=self.arena)
         with self.watch.watching(self.model, out.show) if self.watch else nullcontext():
             for step in range(self.plan.decode_steps + 1):
-                output = self._step(out, step, fed, cache)
+                output = self._step(out, step, fed, carried)
                 if output is None:
                     stopped_at = self.end[0] if self.end else None
                     break
-                cache = output.past_key_values
                 self._keep(step, output.logits, said)
                 if step < self.plan.decode_steps:
+                    carried = _carried(output)
                     fed = [[each.next_token(step)] for each in said]
         return tuple(
             Answer(
@@ -177,7 +180,9 @@ class Forward:
             for each in said
         )
 
-    def _step(self, out: HandOut, step: int, fed: list[list[int]], cache: Any) -> Any:
+    def _step(
+        self, out: HandOut, step: int, fed: list[list[int]], carried: Mapping[str, Any]
+    ) -> Any:
         """Return what the model puts out, or None when it was stopped on the way."""
         out.begin(
             step,
@@ -188,8 +193,8 @@ class Forward:
         with suppress(Stopped):
             output = self.model(
                 input_ids=self._tensor(fed),
-                past_key_values=cache,
                 use_cache=self.plan.decode_steps > 0,
+                **carried,
                 **self._placing(step),
             )
         out.finish()
@@ -222,3 +227,17 @@ class Forward:
         import torch
 
         return torch.tensor(values, device=self.device)
+
+
+def _carried(output: Any) -> dict[str, Any]:
+    """Return what the next step is given of the steps before, under the model's own name.
+
+    Raises:
+        CaptureError: when there is nothing: the next token would be run as if it were the first.
+    """
+    found = {name: getattr(output, name, None) for name in MEMORIES}
+    found = {name: memory for name, memory in found.items() if memory is not None}
+    if not found:
+        msg = "this model carries nothing from one step to the next: it cannot decode"
+        raise CaptureError(msg, remedy="leave out the decode steps (`decode_steps: 0`)")
+    return found

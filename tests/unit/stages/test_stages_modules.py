@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -22,22 +24,29 @@ UNKNOWN = {
     "gpt_neox": ("GPTNeoXForCausalLM", {"intermediate_size": 48}),
     "opt": ("OPTForCausalLM", {"ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1}),
 }
+RECURRENT = {
+    "mamba": ("MambaForCausalLM", {"state_size": 8}),
+    "rwkv": ("RwkvForCausalLM", {"attention_hidden_size": 32}),
+}
 
 
-@pytest.fixture(scope="module", params=UNKNOWN)
-def folder(request, tmp_path_factory):
-    architecture, options = UNKNOWN[request.param]
+def made(architecture, folder, **options):
     kind = getattr(transformers, architecture)
     torch.manual_seed(0)
     sizes = {
         "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, **options,
     }  # fmt: skip
-    path = tmp_path_factory.mktemp(request.param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kind(kind.config_class(**sizes)).save_pretrained(path)
-    return path
+        kind(kind.config_class(**sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=UNKNOWN)
+def folder(request, tmp_path_factory):
+    architecture, options = UNKNOWN[request.param]
+    return made(architecture, tmp_path_factory.mktemp(request.param), **options)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +104,37 @@ def test_decode_steps_have_the_same_stages_and_none_is_missing(session, capture)
     assert capture.missing == ()
     assert len(capture.tensors) == 3 * len(session.stages)
     assert [site.step for site in capture.tensors] == sorted(s.step for s in capture.tensors)
+
+
+@pytest.mark.parametrize(("architecture", "options"), [*UNKNOWN.values(), *RECURRENT.values()])
+def test_decode_steps_are_fed_what_the_steps_before_left(architecture, options, tmp_path):
+    """Whatever a model calls it: keys and values, or the state of a recurrence."""
+    session = load(made(architecture, tmp_path, **options))
+    capture = record(session, PROMPT, Plan(stages=session.stages, decode_steps=2))
+    tokens = (*PROMPT.tokens, *capture.continuation)
+
+    whole = record(session, replace(PROMPT, tokens=tokens), Plan())
+
+    for step in (1, 2):
+        expected = whole.logits[0][len(PROMPT.tokens) - 1 + step]
+        np.testing.assert_allclose(capture.logits[step][-1], expected, rtol=1e-4, atol=1e-5)
+    assert {site.step for site in capture.tensors} == {0, 1, 2}
+
+
+def test_an_attention_that_a_model_does_not_have_is_named_with_one_that_it_has(tmp_path):
+    with pytest.raises(CaptureError, match="MambaForCausalLM does not support") as caught:
+        load(made("MambaForCausalLM", tmp_path, state_size=8), attention="sdpa")
+
+    assert caught.value.remedy == "capture with `attention: eager`"
+    assert caught.value.expected is None
+
+
+def test_a_model_that_carries_nothing_from_step_to_step_does_not_decode(tmp_path):
+    session = load(made("BertLMHeadModel", tmp_path, intermediate_size=48))
+
+    assert len(record(session, PROMPT, Plan(stages=session.stages)).tensors) > 15
+    with pytest.raises(CaptureError, match="carries nothing from one step to the next"):
+        record(session, PROMPT, Plan(decode_steps=1))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
