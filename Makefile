@@ -16,8 +16,8 @@ help:
 	@echo "make demo      see a claim refuted on purpose"
 	@echo "make lint      ruff, mypy, import-linter"
 	@echo "make gpu       what needs a CUDA device: its tests, and the bench of captures"
-	@echo "make bench-X   print the table of tests/bench/bench_X.py: startup, contracts, capture, compare,"
-	@echo "               detect, disaggregation, localize, reliability, routing (docs/performance.md)"
+	@echo "make bench-X   print the table of tests/bench/bench_X.py: architectures, capture, compare, contracts,"
+	@echo "               detect, disaggregation, localize, reliability, routing, startup (docs/performance.md)"
 
 $(VENV)/installed: pyproject.toml ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)

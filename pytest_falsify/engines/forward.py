@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 LEFT, RIGHT = "left", "right"
 PADDING = 0
 """The token that fills up a batch. The mask hides it, so any would do."""
-MEMORIES = "past_key_values", "cache_params", "state"
+MEMORIES = "past_key_values", "cache_params", "state", "mems"
 """What models call, in output and arguments alike, what they carry from step to step: keys and
-values, or the state of a recurrence (Mamba and xLSTM, RWKV)."""
+values, or the state of a recurrence (Mamba and xLSTM; RWKV; XLNet)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -282,8 +282,8 @@ class TransformersSession:
         return sites[-1], len(sites)
 
     def _longest(self, plan: Plan) -> int | None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        return None if limit is None else limit - plan.decode_steps
+        limit = getattr(self.model.config, "max_position_embeddings", None) or -1
+        return limit - plan.decode_steps if limit > 0 else None  # XLNet states -1
 
     def watch(self, plan: Plan) -> Watch | None:
         """Return where the stages of a plan are observed; None where nothing is asked for.

@@ -281,6 +281,12 @@ def test_what_does_not_fit_the_model_is_refused(session, mistake):
         record(session, TokenInputs(name="p", tokens=tokens(vocabulary)), plan)
 
 
+def test_minus_one_position_is_no_bound(session, prompt, monkeypatch):
+    monkeypatch.setattr(session.model.config, "max_position_embeddings", -1)
+
+    assert len(record(session, prompt, Plan(decode_steps=1)).logits) == 2
+
+
 def test_a_misspelt_configuration_key_is_refused_with_the_nearest(qwen2_tiny):
     with pytest.raises(CaptureError, match="rms_norm_ep") as caught:
         load(qwen2_tiny, config={"rms_norm_ep": 1.0})
