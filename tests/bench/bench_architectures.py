@@ -6,7 +6,7 @@ without, and as the model gives by hand. Status 1 when one of these fails, or wh
 that carries nothing to its next step. With `--spoil` the steps before are forgotten, and it must
 end so.
 
-    python tests/bench/bench_architectures.py [--only mamba,gpt2] [--spoil]
+    python tests/bench/bench_architectures.py [--only mamba,gpt2] [--attention sdpa] [--dtype ...]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
@@ -89,6 +90,8 @@ def main() -> None:
     """Print what became of each architecture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help="model types, with commas between")
+    parser.add_argument("--attention", default="eager", help="eager or sdpa")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--spoil", action="store_true", help="forget the steps before: must fail")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity(logging.CRITICAL)
@@ -98,10 +101,11 @@ def main() -> None:
     if arguments.spoil:
         forward._carried = lambda _: {}
     wanted = set(arguments.only.split(",")) if arguments.only else None
+    options = {"attention": arguments.attention, "dtype": arguments.dtype}
     verdicts: dict[str, list[str]] = {}
     for config, model in architectures():
         if wanted is None or config.model_type in wanted:
-            verdict, told = verdict_of(config, model)
+            verdict, told = verdict_of(config, model, options)
             verdicts.setdefault(verdict, []).append(config.model_type)
             print(f"{config.model_type:<28} {verdict:<18} {told}", flush=True)
     print()
@@ -117,22 +121,24 @@ def architectures() -> Iterator[tuple[Any, Any]]:
         yield config, model[0] if isinstance(model, (tuple, list)) else model
 
 
-def verdict_of(config: Any, model: Any) -> tuple[str, str]:
+def verdict_of(config: Any, model: Any, options: Mapping[str, str]) -> tuple[str, str]:
     """Return what became of an architecture, and its figures or the reason."""
     with tempfile.TemporaryDirectory() as folder:
-        made = make(config, model, Path(folder))
+        made = make(config, model, Path(folder), dtype=getattr(torch, options["dtype"]))
         if isinstance(made, str):
             return ABSENT, made
         try:
-            return capture(Path(folder), carries=made)
+            return capture(loaded(Path(folder), options), carries=made)
+        except NoSuchAttention as error:
+            return ABSENT, told_of(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             return FAILED, told_of(error)
 
 
-def make(config: Any, model: Any, folder: Path) -> bool | str:
-    """Save a model that runs; return whether it carries anything to its next step, or why none.
+def make(config: Any, model: Any, folder: Path, *, dtype: Any) -> bool | str:
+    """Save a model; return whether it carries anything to its next step, or why there is none.
 
-    The model is tried by hand first: what transformers cannot run is no case for us.
+    It is loaded again and tried by hand: what transformers cannot run is no case for us.
     """
     why = "no configuration"
     for sizes in configurations(config):
@@ -144,13 +150,13 @@ def make(config: Any, model: Any, folder: Path) -> bool | str:
                 why = f"{count / 1e6:.0f} million parameters"
                 continue
             torch.manual_seed(0)
-            made = model(settings).eval()
+            model(settings).save_pretrained(folder)
+            made = model.from_pretrained(folder, dtype=dtype).eval()
             fed = torch.tensor([PROMPT.tokens])
             with torch.inference_mode():
                 carried = memories(made, made(fed, use_cache=True))
                 if carried:
                     made(fed[:, :1], use_cache=True, **carried)
-            made.save_pretrained(folder)
         except Exception as error:  # noqa: BLE001 - transformers' own, and of every kind
             why = told_of(error)
         else:
@@ -183,11 +189,24 @@ def configurations(config: Any) -> Iterator[dict[str, Any]]:
     yield {**plain, **dict.fromkeys(layers, 2)}
 
 
-def capture(folder: Path, *, carries: bool) -> tuple[str, str]:
-    """Return what became of a model in a folder, and its figures."""
+class NoSuchAttention(Exception):
+    """The model has no such attention, as transformers says itself."""
+
+
+def loaded(folder: Path, options: Mapping[str, str]) -> Any:
+    """Return a session of a model in a folder."""
     target = Target(name="model", model=str(folder), line=1)
-    spec = CaptureSpec(name="capture", engine="transformers", line=1)
-    session = engine("transformers").load(target, spec, root=folder, device="cpu")
+    spec = CaptureSpec(name="capture", engine="transformers", line=1, options=options)
+    try:
+        return engine("transformers").load(target, spec, root=folder, device="cpu")
+    except CaptureError as error:
+        if error.remedy == "capture with `attention: eager`":
+            raise NoSuchAttention(error.what) from error
+        raise
+
+
+def capture(session: Any, *, carries: bool) -> tuple[str, str]:
+    """Return what became of a model, and its figures."""
     steps = 1 if carries else 0
     found = record(session, PROMPT, Plan(stages=session.stages, decode_steps=steps))
     bare = record(session, PROMPT, Plan(decode_steps=steps))
@@ -201,7 +220,8 @@ def capture(folder: Path, *, carries: bool) -> tuple[str, str]:
             return REFUSED, sites
         return APART, f"{sites}, and each decode step runs as if it were the first"
     expected = decoded_by_hand(session.model, found.continuation[0])
-    return CAPTURED if torch.equal(torch.tensor(found.logits[1]), expected) else APART, sites
+    decoded = torch.tensor(found.logits[1].astype(np.float32))
+    return CAPTURED if torch.equal(decoded, expected.float()) else APART, sites
 
 
 def decoded_by_hand(model: Any, token: int) -> torch.Tensor:
