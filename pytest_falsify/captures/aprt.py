@@ -83,6 +83,7 @@ def read_aprt(folder: Path, *, expected: Iterable[Site] | None = None) -> Captur
     Raises:
         CaptureError: when a file is broken, names no stage, is missing, or is left from another
             run: one that neither the manifest nor the plan names, or whose bytes have changed.
+        AlignmentError: when an id of an expert is no whole number.
     """
     files = _files(folder)
     has_manifest = (folder / MANIFEST).is_file()

@@ -15,7 +15,7 @@ from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity, T
 from pytest_falsify.captures.plan import Plan
 from pytest_falsify.captures.shortlist import shortlists_from_json, shortlists_to_json
 from pytest_falsify.captures.sketch import Sketch
-from pytest_falsify.captures.summary import Summary
+from pytest_falsify.captures.summary import Summary, summaries_to_json
 from pytest_falsify.captures.tensor_file import array_digest, dtype_named
 from pytest_falsify.contracts.problems import yaml_path
 from pytest_falsify.contracts.schemas import Shape
@@ -129,18 +129,16 @@ def manifest_text(
 
     Args:
         capture: with the values as they are stored.
-        form: how they are stored, ``SAFETENSORS`` or ``APRT``; or ``STATISTICS``, when they are
-            not.
+        form: how they are stored, ``SAFETENSORS`` or ``APRT``; not at all: ``STATISTICS``.
         files: the file that holds each site, relative to the manifest.
         logits: the file that holds each step's logits.
         statistics: what is kept in place of values.
     """
-    identity = {each.name: getattr(capture.identity, each.name) for each in fields(Identity)}
     body = {
         "schema": SCHEMA,
         "package": version("pytest-falsify"),
         "format": form,
-        "identity": {**identity, "digest": capture.identity.digest},
+        "identity": _ran(capture.identity),
         "inputs": _fed(capture.inputs),
         "plan": capture.plan.to_json(),
         "missing": [str(site) for site in capture.missing],
@@ -155,10 +153,13 @@ def manifest_text(
         **_served(capture),
     }
     if statistics is not None:
-        body["statistics"] = [
-            {"site": str(site), **asdict(each)} for site, each in statistics.items()
-        ]
+        body["statistics"] = summaries_to_json(statistics)
     return canonical_text({**body, "digest": digest(body)})
+
+
+def _ran(identity: Identity) -> dict[str, Any]:
+    facts = {each.name: getattr(identity, each.name) for each in fields(Identity)}
+    return {**facts, "digest": identity.digest}
 
 
 def _served(capture: Capture) -> dict[str, Any]:

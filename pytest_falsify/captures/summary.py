@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import frexp, isfinite, ldexp, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -87,6 +87,11 @@ def _name(dtype: np.dtype[Any]) -> str:
 @lru_cache(maxsize=2)
 def _ones(dtype: np.dtype[Any]) -> Array:
     return np.ones(_BLOCK, dtype)
+
+
+def summaries_to_json(summaries: Mapping[Site, Summary]) -> list[dict[str, Any]]:
+    """Return the numbers of each site as a program reads them, in the order given."""
+    return [{"site": str(site), **asdict(each)} for site, each in summaries.items()]
 
 
 class Summarising:

@@ -222,6 +222,10 @@ def inspect(  # noqa: PLR0917 - click passes them by name
     if plot or against or control:
         msg = "this is no routing run"
         raise ContractError(msg, path=path, remedy="captures are compared by `compare`")
+    _show(path, is_json=is_json, ignore_unknown=ignore_unknown)
+
+
+def _show(path: Path, *, is_json: bool, ignore_unknown: bool) -> None:
     from pytest_falsify.captures.bundle import read_statistics
     from pytest_falsify.captures.folder import is_statistics, read_captures
     from pytest_falsify.captures.manifest import MANIFEST

@@ -235,8 +235,7 @@ def _carried(output: Any) -> dict[str, Any]:
     Raises:
         CaptureError: when there is nothing: the next token would be run as if it were the first.
     """
-    found = {name: getattr(output, name, None) for name in MEMORIES}
-    found = {name: memory for name, memory in found.items() if memory is not None}
+    found = {name: each for name in MEMORIES if (each := getattr(output, name, None)) is not None}
     if not found:
         msg = "this model carries nothing from one step to the next: it cannot decode"
         raise CaptureError(msg, remedy="leave out the decode steps (`decode_steps: 0`)")

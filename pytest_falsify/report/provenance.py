@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_falsify.captures.summary import Statistics
+from pytest_falsify.captures.summary import Statistics, summaries_to_json
 from pytest_falsify.captures.unstated import states_inputs
 from pytest_falsify.report.table import aligned
 from pytest_falsify.stages.vocabulary import in_order
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_falsify.captures.capture import Capture, CapturedTensor
+    from pytest_falsify.captures.capture import Capture, CapturedTensor, Identity
     from pytest_falsify.stages.vocabulary import Site
 
 _FEW = 16
@@ -53,25 +52,16 @@ def provenance_lines(found: Capture | Statistics, path: Path) -> list[str]:
 def provenance_json(found: Capture | Statistics) -> dict[str, Any]:
     """Return what a program reads."""
     if isinstance(found, Statistics):
-        sites = [{"site": str(site), **asdict(each)} for site, each in found.sites.items()]
+        sites = summaries_to_json(found.sites)
         return {**provenance_json(found.run), "layers": _layers(found.sites), "sites": sites}
-    capture, identity = found, found.identity
     return {
-        "identity": {
-            "device": identity.device,
-            "device_name": identity.device_name,
-            "digest": identity.digest,
-            "engine": identity.engine,
-            "settings": dict(identity.settings),
-            "versions": dict(identity.versions),
-            "weights": identity.weights,
-        },
-        "inputs": {"name": capture.inputs.name, "tokens": list(capture.inputs.tokens)},
-        "plan": capture.plan.to_json(),
-        "continuation": list(capture.continuation),
-        "layers": _layers(capture.tensors),
-        "missing": [str(site) for site in capture.missing],
-        "bytes": capture.nbytes,
+        "identity": _identity_json(found.identity),
+        "inputs": {"name": found.inputs.name, "tokens": list(found.inputs.tokens)},
+        "plan": found.plan.to_json(),
+        "continuation": list(found.continuation),
+        "layers": _layers(found.tensors),
+        "missing": [str(site) for site in found.missing],
+        "bytes": found.nbytes,
         "sites": [
             {
                 "site": str(site),
@@ -81,8 +71,20 @@ def provenance_json(found: Capture | Statistics) -> dict[str, Any]:
                 "mask": each.mask,
                 "bytes": int(each.array.nbytes),
             }
-            for site, each in capture.tensors.items()
+            for site, each in found.tensors.items()
         ],
+    }
+
+
+def _identity_json(identity: Identity) -> dict[str, Any]:
+    return {
+        "device": identity.device,
+        "device_name": identity.device_name,
+        "digest": identity.digest,
+        "engine": identity.engine,
+        "settings": dict(identity.settings),
+        "versions": dict(identity.versions),
+        "weights": identity.weights,
     }
 
 

@@ -42,7 +42,7 @@ from pytest_falsify.engines.arena import Arena
 from pytest_falsify.engines.transformers import DEFAULTS, TransformersSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     Action = Callable[[], object]
 
@@ -245,15 +245,8 @@ def measure(family: str, arguments: argparse.Namespace) -> list[str]:
         return not arguments.only or any(each in name for each in arguments.only)
 
     own = {name: action for name, action in ours(session).items() if is_asked(name)}
-    actions = {"plain forward": plain, **own}
-    absent = {}
-    for name, load in filter(lambda peer: is_asked(peer[0]), PEERS.items()):
-        try:
-            actions[name] = load(session.model, ids)
-            actions[name]()
-        except Exception as error:  # noqa: BLE001 - whatever a peer does wrong is its own row
-            actions.pop(name, None)
-            absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
+    theirs, absent = peers(session.model, ids, [name for name in PEERS if is_asked(name)])
+    actions = {"plain forward": plain, **own, **theirs}
     rows = list(timed(plain, actions, arguments.rounds, arguments.device))
     least = min(min(each.beside) for each in rows)
     print(
@@ -278,6 +271,22 @@ def measure(family: str, arguments: argparse.Namespace) -> list[str]:
         if ratio > MOST_MEMORY:
             broken.append(f"{family}: peak memory {ratio:.3f}, to stay below {MOST_MEMORY}")
     return broken
+
+
+def peers(
+    model: Any, ids: torch.Tensor, names: Sequence[str]
+) -> tuple[dict[str, Action], dict[str, str]]:
+    """Return what other tools do, each tried once, and why some are absent."""
+    found, absent = {}, {}
+    for name in names:
+        try:
+            action = PEERS[name](model, ids)
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever a peer does wrong is its own row
+            absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
+        else:
+            found[name] = action
+    return found, absent
 
 
 def _memory(session: TransformersSession, plain: Action) -> tuple[float, str]:

@@ -84,14 +84,18 @@ def load(folder, **options):
 
 
 def save_tiny(name: str, folder: Path) -> Path:
+    """Write a tiny model of this file's list."""
+    return save_random(*MODELS[name], folder)
+
+
+def save_random(architecture: str, options: dict, folder: Path, *, seed: int = 0) -> Path:
     """Write a tiny model; no bias and no norm keeps the value that changes nothing."""
-    architecture, options = MODELS[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     kind = getattr(transformers, architecture)
     model = kind(kind.config_class(**{**SIZES, **SPECIAL, **options}))
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3).add_(torch.randn_like(parameter) / 2 if parameter.ndim == 1 else 0)
+        for each in model.parameters():
+            each.mul_(3).add_(torch.randn_like(each) / 2 if each.ndim == 1 else 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder)
